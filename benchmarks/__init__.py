@@ -1,0 +1,1 @@
+"""Side-by-side measurements with committed results; imports anything, imported by nobody."""

@@ -1,0 +1,104 @@
+"""`python -m benchmarks.lab_runs [--jobs 2]`: the demo over seeds, students and dials, as a table.
+
+Three seeds of the default run, of the second student and of the dial-0 world, each a `python -m teacher.train` of its own with one
+thread. Resumable: a run that stands in the results file is not repeated. Writes `benchmarks/results/lab_runs.json` and the table between
+the markers of `docs/results.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results_file import load_runs, save
+from teacher.run_directory import git_commit
+
+NAME = "lab_runs"
+DOCS = Path(__file__).parent.parent / "docs" / "results.md"
+CELLS = [
+    {"student": student, "dial": dial, "seed": seed}
+    for student, dial in (("student", 1.0), ("student_b", 1.0), ("student", 0.0))
+    for seed in (0, 1, 2)
+]
+
+
+def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """Train and evaluate one cell in a process of its own."""
+    flags = [f"--student.model=lab:arithmetic/{cell['student']}", f"--task.dial={cell['dial']}", f"--seed={cell['seed']}"]
+    with tempfile.TemporaryDirectory() as runs:
+        environment = {**os.environ, "WST_RUNS_DIR": runs, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-m", "teacher.train", *flags], check=True, env=environment, stdout=subprocess.DEVNULL)
+        summary = json.loads(next(Path(runs).glob("*/summary.json")).read_text(encoding="utf-8"))
+    arms, pair = summary["eval"]["arms"], summary["eval"]["vs_raw"]["trained"]
+    return {
+        **cell,
+        **{name: arms[name]["mean"] for name in ("raw", "static", "untrained", "trained", "oracle")},
+        "silence": arms["trained"]["silence_rate"],
+        "difference": [pair["difference"], pair["low"], pair["high"]],
+        "verdict": summary["eval"]["verdict"],
+        "calls": summary["student"]["calls"],
+        "wall_s": summary["wall_s"],
+        "commit": git_commit(),
+    }
+
+
+def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    ratios = [run["trained"] / run["oracle"] for run in runs if run["dial"] == 1.0]
+    zero = [run for run in runs if run["dial"] == 0.0]
+    return {
+        "lowest_trained_over_oracle": round(min(ratios), 4) if ratios else None,
+        "dial_1_runs_with_gain": sum(run["verdict"] == "gain" for run in runs if run["dial"] == 1.0),
+        "dial_0_runs_without_gain": sum(run["verdict"] == "no gain" for run in zero),
+        "runs": len(runs),
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    lines = [
+        "| student | dial | seed | raw | untrained | trained | oracle | trained / oracle | trained − raw (95 %) | verdict | silent |"
+        " calls | seconds | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in sorted(runs, key=lambda r: (-r["dial"], r["student"], r["seed"])):
+        difference, low, high = run["difference"]
+        lines.append(
+            f"| {run['student']} | {run['dial']:g} | {run['seed']} | {run['raw']:.1%} | {run['untrained']:.1%} | {run['trained']:.1%} | "
+            f"{run['oracle']:.1%} | {run['trained'] / run['oracle']:.3f} | "
+            f"{difference:+.1%} ({low:+.1%} .. {high:+.1%}) | {run['verdict']} | "
+            f"{run['silence']:.0%} | {run['calls']:,} | {run['wall_s']:.0f} | {run['commit']} |"
+        )
+    return "\n".join(lines)
+
+
+def write_docs(runs: list[dict[str, Any]]) -> None:
+    start, end = f"<!-- {NAME} -->", f"<!-- /{NAME} -->"
+    text = DOCS.read_text(encoding="utf-8")
+    head, rest = text.split(start)
+    DOCS.write_text(f"{head}{start}\n{table(runs)}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab_runs", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (times are comparable at 1 only)")
+    args = parser.parse_args()
+    runs = load_runs(NAME)
+    done = {(run["student"], run["dial"], run["seed"]) for run in runs}
+    todo = [cell for cell in CELLS if (cell["student"], cell["dial"], cell["seed"]) not in done]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for run in pool.map(run_cell, todo):
+            runs.append(run)
+            save(NAME, headline=headline(runs), runs=runs)
+            write_docs(runs)
+            print(json.dumps(run), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

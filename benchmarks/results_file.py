@@ -1,0 +1,37 @@
+"""The form of every file under `benchmarks/results/`: headline, commit, machine, command, runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from teacher.run_directory import git_commit, write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on; no names."""
+    import torch
+
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+
+
+def load_runs(name: str) -> list[dict[str, Any]]:
+    """The runs measured so far; empty before the first."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else []
+
+
+def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]]) -> None:
+    """Write the results file anew; each run carries its own commit."""
+    RESULTS.mkdir(exist_ok=True)
+    command = "python -m " + " ".join(["benchmarks." + name, *sys.argv[1:]])
+    write_json(
+        RESULTS / f"{name}.json", {"headline": headline, "commit": git_commit(), "machine": machine(), "command": command, "runs": runs}
+    )

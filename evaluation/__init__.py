@@ -1,0 +1,1 @@
+"""What may be claimed: paired comparisons with intervals, the arms, and the tables made of them."""

@@ -1,0 +1,43 @@
+"""The one composer: `[system][history][instruction block + query]`.
+
+Training, evaluation, A/B runs and serving all compose here. The per-query text comes last, so that a provider's prefix cache keeps
+working; the instruction is data at user level in a delimited block, never above the app's system prompt. Silence (empty text) gives
+exactly the raw messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from exchange.records import Instruction, Message, PublicExample
+
+TEMPLATE = Path(__file__).parent / "templates" / "advice.txt"
+
+
+@cache
+def _template() -> str:
+    return TEMPLATE.read_text(encoding="utf-8").removesuffix("\n")
+
+
+def template_version() -> str:
+    """sha256 of the template file: part of cache keys and of a teacher's manifest."""
+    return hashlib.sha256(TEMPLATE.read_bytes()).hexdigest()
+
+
+def raw_messages(example: PublicExample) -> tuple[Message, ...]:
+    """The conversation as the app would send it without us."""
+    system = (Message(role="system", content=example.system),) if example.system is not None else ()
+    return (*system, *example.history, Message(role="user", content=example.query))
+
+
+def compose(example: PublicExample, instruction: Instruction) -> tuple[Message, ...]:
+    """The conversation that carries `instruction`; equal to `raw_messages(example)` where the instruction is silence."""
+    messages = raw_messages(example)
+    if not instruction.text:
+        return messages
+    block = _template().replace("{instruction}", instruction.text, 1)
+    # The query is put in last and by position, so that neither text can be mistaken for a slot of the template.
+    head, _, tail = block.rpartition("{query}")
+    return (*messages[:-1], Message(role="user", content=head + example.query + tail))

@@ -1,0 +1,157 @@
+"""`python -m lab.measure [WORLD]`: measure a world's figures on the test split, train and ship its teacher, fill the manifest.
+
+The bounds a world must keep at dial 1 (`BOUNDS`): raw between 25 and 45 %, the untrained teacher below raw, the oracle at 97 % or more, and
+no static text above 60 %: every sentence, word prefix and single word of the language and 1,000 random token strings are screened on
+50 questions each, the best 20 on 500. The blind teacher (same training, query hidden) is held to 60 % as well. Every part is written to
+the manifest as soon as it is there; `--parts` runs some of them. All parts take about 40 minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from exchange.command import RunError, run_command
+from exchange.protocols import InstructionPolicy
+from lab.weights_folder import WORLDS, read_manifest, weights_dir, write_manifest
+
+PARTS = ("arms", "screen", "trained", "blind")
+STUDENTS = ("student", "student_b")
+BOUNDS = {"raw": (0.25, 0.45), "oracle": (0.97, 1.0), "best_static": (0.0, 0.60), "blind": (0.0, 0.60)}
+
+
+def static_candidates(tokenizer: Any, rng: random.Random) -> list[str]:
+    """Every sentence, word prefix and single word of the language, and 1,000 random token strings."""
+    from lab.corpus import gibberish_from
+    from tasks.lab_language import all_advice
+
+    texts: dict[str, None] = {}
+    for advice in all_advice():
+        words = advice.text.split()
+        texts.update(dict.fromkeys(" ".join(words[:i]) for i in range(1, len(words) + 1)))
+        texts.update(dict.fromkeys(sentence.rstrip(".") + "." for sentence in advice.text.split(". ")))
+        texts.update(dict.fromkeys(words))
+        texts.update(dict.fromkeys(word.strip(".,").lower() for word in words))
+    gibberish = gibberish_from(tokenizer)
+    texts.update(dict.fromkeys(gibberish(rng) for _ in range(1000)))
+    return [text for text in texts if text]
+
+
+async def measure_arms(world: str, role: str) -> dict[str, Any]:
+    """raw, untrained and oracle on 1,000 test questions."""
+    from evaluation.arms import FixedPolicy, OraclePolicy, run_arm, summarise
+    from rewards.rubric import RewardConfig, Rubric
+    from student_clients import StudentConfig, make_student, sampling
+    from tasks.lab_arithmetic import load
+    from teacher.config import TrainConfig, resolve
+    from teacher.evaluate import untrained_policy
+
+    config = StudentConfig(model=f"lab:{world}/{role}")
+    student, examples = make_student(config), load("test", limit=1000)
+    untrained = untrained_policy(resolve(TrainConfig()), f"lab:{world}/teacher")
+    arms: dict[str, InstructionPolicy] = {"raw": FixedPolicy(""), "untrained": untrained, "oracle": OraclePolicy(examples)}
+    episodes = {
+        name: await run_arm(name, policy, examples, student=student, params=sampling(config), reward=Rubric(RewardConfig()))
+        for name, policy in arms.items()
+    }
+    await student.aclose()
+    summary = summarise(episodes, split="test")
+    return {name: {"right": round(arm.mean, 4), "n": arm.n} for name, arm in summary.arms.items()}
+
+
+async def screen(world: str, role: str) -> dict[str, Any]:
+    """The best static text of all candidates: 50 questions each, the best 20 again on 500."""
+    from evaluation.arms import FixedPolicy, run_arm
+    from rewards.episode import correct
+    from rewards.rubric import RewardConfig, Rubric
+    from student_clients import StudentConfig, make_student, sampling
+    from tasks.lab_arithmetic import load
+    from teacher.policy import load_model
+
+    config = StudentConfig(model=f"lab:{world}/{role}")
+    student, reward = make_student(config), Rubric(RewardConfig())
+    candidates = static_candidates(load_model(f"lab:{world}/{role}")[1], random.Random(0))
+    examples = load("test", limit=500)
+
+    async def right(texts: Sequence[str], n: int) -> list[tuple[float, str]]:
+        scored = []
+        for start in range(0, len(texts), 10):
+            runs = await asyncio.gather(
+                *(
+                    run_arm("static", FixedPolicy(text), examples[:n], student=student, params=sampling(config), reward=reward)
+                    for text in texts[start : start + 10]
+                )
+            )
+            for text, episodes in zip(texts[start : start + 10], runs, strict=True):
+                scored.append((sum(correct(episode) or 0.0 for episode in episodes) / n, text))
+            if start % 500 == 0:
+                print(f"{role}: {start}/{len(texts)} texts screened, best so far {max(scored)}", flush=True)
+        return sorted(scored, reverse=True)
+
+    short_list = [text for _, text in (await right(candidates, 50))[:20]]
+    best = (await right(short_list, 500))[0]
+    await student.aclose()
+    return {"right": round(best[0], 4), "n": 500, "text": best[1], "candidates": len(candidates)}
+
+
+def trained(world: str, *, blind: bool) -> tuple[float, Path]:
+    """(share right on 1,000 test questions, teacher folder) of a run with the lab preset, seed 0."""
+    from teacher.train import StopSignal, read_config
+    from teacher.training import train
+
+    config = read_config(None, [f"--student.model=lab:{world}/student", f"--teacher.blind={str(blind).lower()}", "--eval.n=1000"])
+    with StopSignal() as stop:
+        summary = train(config, None, stop)
+    if summary is None:
+        raise RunError("stopped before the teacher was trained")
+    return summary["eval"]["arms"]["trained"]["mean"], Path(summary["run_dir"]) / "teacher"
+
+
+def body(argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.measure", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("world", nargs="?", default="arithmetic", choices=WORLDS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts")
+    args = parser.parse_args(argv)
+    folder = weights_dir(args.world)
+    figures: dict[str, Any] = read_manifest(args.world).get("figures", {})
+    for part in args.parts:
+        if part in ("arms", "screen"):
+            for role in STUDENTS:
+                found = asyncio.run(measure_arms(args.world, role) if part == "arms" else screen(args.world, role))
+                figures.setdefault(role, {}).update(found if part == "arms" else {"best_static": found})
+                print(f"{role}: {part} {found}", flush=True)
+                write_manifest(folder, {"figures": figures})
+            continue
+        right, teacher = trained(args.world, blind=part == "blind")
+        figures["student"][part] = {"right": round(right, 4), "n": 1000, "seed": 0}
+        if part == "trained":
+            shutil.rmtree(folder / "trained_teacher", ignore_errors=True)
+            shutil.copytree(teacher, folder / "trained_teacher")
+        write_manifest(folder, {"figures": figures})
+    broken = [
+        f"{role}.{name} = {arms[name]['right']:.1%}, outside {low:.0%} .. {high:.0%}"
+        for role, arms in figures.items()
+        for name, (low, high) in BOUNDS.items()
+        if name in arms and not low <= arms[name]["right"] <= high
+    ]
+    broken += [
+        f"{role}: untrained is not below raw" for role, arms in figures.items() if arms["untrained"]["right"] >= arms["raw"]["right"]
+    ]
+    if broken:
+        raise RunError("the world breaks its bounds: " + "; ".join(broken))
+    print("every bound holds")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command("lab.measure", lambda: body(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

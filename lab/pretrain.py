@@ -1,0 +1,204 @@
+"""`python -m lab.pretrain [WORLD]`: remake a world's tokenizer and base weights from its corpus, seeded, in under 30 minutes on 2 cores.
+
+Two processes of one thread each: the student on one core, the second student and the teacher on the other. Weights are stored in
+float16 with a manifest of sha256 sums. A remake is judged by its figures (`python -m lab.measure`), not by its bits: matrix products
+differ between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab import corpus
+from lab.weights_folder import WORLDS, weights_dir, write_manifest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+# Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM.
+ROLES: dict[str, dict[str, float]] = {
+    "student": {"hidden": 128, "layers": 4, "mlp": 320, "seed": 1, "lr": 2.5e-3, "steps": 4500},
+    "student_b": {"hidden": 128, "layers": 3, "mlp": 320, "seed": 2, "lr": 2.5e-3, "steps": 4200},
+    "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|end|>{% endgeneration %}"
+    "{% else %}{{ message['content'] }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CONTEXT = 2048
+VOCABULARY = 1024
+TOKENS_A_BATCH = 4096
+
+
+def train_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: every byte is a token (so any text can be read), digits stand alone, words of the world are one token."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    pieces = Regex(r" ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+|\s")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pieces, behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus.tokenizer_corpus(random.Random(0), 4000), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=CONTEXT)
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(directory)
+    return fast
+
+
+def batches(
+    draw: Callable[[], corpus.Document], tokenizer: PreTrainedTokenizerFast, *, learn_all: bool, rng: random.Random
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless (ids_BT, labels_BT) of about TOKENS_A_BATCH tokens, documents of like length together; labels -100 = not learnt."""
+    import torch
+
+    while True:
+        rows: list[tuple[list[int], int]] = []
+        documents = [draw() for _ in range(2048)]
+        prompts = [
+            tokenizer.apply_chat_template([m.model_dump() for m in d[:-1]], add_generation_prompt=True, tokenize=False) for d in documents
+        ]
+        answers = [d[-1].content + "<|end|>" for d in documents]
+        for prompt, answer in zip(tokenizer(prompts)["input_ids"], tokenizer(answers)["input_ids"], strict=True):
+            rows.append((prompt + answer, 0 if learn_all else len(prompt)))
+        rows.sort(key=lambda row: len(row[0]))
+        groups: list[list[tuple[list[int], int]]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row[0]) > TOKENS_A_BATCH:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            width = max(len(ids) for ids, _ in group)
+            ids_BT = torch.zeros(len(group), width, dtype=torch.long)
+            labels_BT = torch.full((len(group), width), -100)
+            for i, (ids, learnt_from) in enumerate(group):
+                ids_BT[i, : len(ids)] = torch.tensor(ids)
+                labels_BT[i, learnt_from : len(ids)] = torch.tensor(ids[learnt_from:])
+            yield ids_BT, labels_BT
+
+
+def train_role(role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
+    """Train one model from random weights for `steps * scale` batches on one thread and save it in float16.
+
+    A student sees 20 % of its time the authors alone, then the tuning mixture, which holds the authors' habits too.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    size = ROLES[role]
+    torch.manual_seed(int(size["seed"]))
+    rng = random.Random(int(size["seed"]))
+    hidden = int(size["hidden"])
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(size["mlp"]), num_hidden_layers=int(size["layers"]),
+            num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, head_dim=64, max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    gibberish = corpus.gibberish_from(tokenizer)
+    # Muon (Jordan 2024) for the matrices inside the layers, AdamW for embeddings and norms.
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=size["lr"], betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01),
+    ]
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    total = max(1, round(size["steps"] * scale))
+    tuned_from = 0.0 if role == "teacher" else 0.2
+    last = time.monotonic()
+    progress, running = 0.0, None
+
+    def draw() -> corpus.Document:
+        if role == "teacher":
+            return corpus.teacher_document(rng)
+        return corpus.author_document(rng) if progress < tuned_from else corpus.student_document(rng, gibberish)
+
+    endless = batches(draw, tokenizer, learn_all=role == "teacher", rng=rng)
+    for step, (ids_BT, labels_BT) in zip(range(total), endless, strict=False):
+        progress = step / total
+        # Linear warm-up over 100 steps, then a linear decay to zero over the last two thirds.
+        rate = min(1.0, (step + 1) / 100) * min(1.0, (1 - progress) / 0.67)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden_BTD = model.model(input_ids=ids_BT).last_hidden_state
+            learnt = labels_BT[:, 1:] != -100
+            logits = model.lm_head(hidden_BTD[:, :-1][learnt])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels_BT[:, 1:][learnt])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        if time.monotonic() - last > 20:
+            last = time.monotonic()
+            print(f"{role}: {progress:4.0%} step {step} loss {running:.4f}", flush=True)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.half().save_pretrained(directory / role)
+    tokenizer.save_pretrained(directory / role)
+    print(f"{role}: {sum(p.numel() for p in model.parameters()):,} parameters, {total} steps, loss {running}", flush=True)
+
+
+def _child(world: str, roles: list[str], directory: str, scale: float) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(directory) / "tokenizer")
+    for role in roles:
+        train_role(role, tokenizer, Path(directory), scale=scale)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.pretrain", description=__doc__.split("\n")[0])
+    parser.add_argument("world", nargs="?", default="arithmetic", choices=WORLDS)
+    parser.add_argument("--out", type=Path, help="folder to write (default: the world's own, lab/weights/WORLD)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full training time (default 1)")
+    parser.add_argument("--roles", nargs="+", choices=ROLES, default=list(ROLES), help="only these models")
+    args = parser.parse_args(argv)
+    directory = args.out or weights_dir(args.world)
+    directory.mkdir(parents=True, exist_ok=True)
+    import multiprocessing
+    import shutil
+
+    train_tokenizer(directory / "tokenizer")
+    context = multiprocessing.get_context("spawn")
+    lanes = [[r for r in args.roles if r == "student"], [r for r in args.roles if r != "student"]]
+    started = time.monotonic()
+    processes = [context.Process(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        print("lab.pretrain: a training process failed, see above", file=sys.stderr)
+        return 1
+    shutil.rmtree(directory / "tokenizer")
+    write_manifest(directory, {"world": args.world, "minutes": round((time.monotonic() - started) / 60, 1), "roles": ROLES})
+    print(json.dumps({"written": str(directory), "minutes": round((time.monotonic() - started) / 60, 1)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

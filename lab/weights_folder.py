@@ -1,0 +1,62 @@
+"""Where the lab's weights lie, and the check that they are whole.
+
+`lab/weights/<world>/<role>/` is an ordinary Hugging Face model folder; `lab/weights/<world>/manifest.json` holds the sha256 of every
+file and the figures measured on the world. A folder whose bytes differ from the manifest is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+WORLDS = ("arithmetic",)
+MANIFEST = "manifest.json"
+
+
+def weights_dir(world: str) -> Path:
+    """The folder of a world's weights inside the installed package."""
+    return Path(__file__).parent / "weights" / world
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
+    """Write or refresh the manifest: `facts` are merged over what it held, the file sums are taken anew."""
+    path = directory / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    manifest.update(facts)
+    manifest["files"] = {p.relative_to(directory).as_posix(): file_sha256(p) for p in _files(directory)}
+    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_manifest(world: str) -> dict[str, Any]:
+    path = weights_dir(world) / MANIFEST
+    if not path.exists():
+        raise ValueError(f"lab world {world!r} has no weights here ({path}); make them with `python -m lab.pretrain {world}`")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def model_dir(world: str, role: str) -> Path:
+    """The folder of one lab model, every file checked against the manifest.
+
+    Raises ValueError naming the file where one is missing or altered.
+    """
+    files: dict[str, str] = read_manifest(world)["files"]
+    wanted = {name: sha for name, sha in files.items() if name.startswith(role + "/")}
+    if not wanted:
+        known = sorted({name.split("/")[0] for name in files})
+        raise ValueError(f"lab world {world!r} has no model {role!r}; it has {', '.join(known)}")
+    for name, sha in wanted.items():
+        path = weights_dir(world) / name
+        if not path.exists() or file_sha256(path) != sha:
+            state = "is missing" if not path.exists() else "does not match its sha256"
+            raise ValueError(f"{path} {state}; restore it with `git checkout` or remake the world with `python -m lab.pretrain {world}`")
+    return weights_dir(world) / role

@@ -1,0 +1,49 @@
+"""`run_episode`: one pass along the line, guard -> composer -> student -> reward. Training and evaluation both call it.
+
+A failed student call is data: the episode carries the error and no score. It never becomes a zero.
+"""
+
+from __future__ import annotations
+
+from exchange.compose import compose
+from exchange.guard import guard
+from exchange.protocols import Reward, SamplingParams, StudentClient
+from exchange.records import Episode, Example, Instruction
+from student_clients.errors import StudentError
+
+
+async def run_episode(
+    example: Example,
+    instruction: Instruction,
+    *,
+    arm: str,
+    student: StudentClient,
+    params: SamplingParams,
+    reward: Reward,
+) -> Episode:
+    """Answer one question under one instruction and score it.
+
+    An instruction that the guard refuses reaches the student as silence, as it would in production; the reward still sees what the
+    teacher wrote, so that it can charge for it.
+    """
+    guarded = guard(instruction).instruction
+    messages = compose(example.public(), guarded)
+    try:
+        completions = await student.complete(messages, params)
+    except StudentError as error:
+        return Episode(example_id=example.id, arm=arm, instruction=instruction, messages=messages, error=f"{type(error).__name__}: {error}")
+    scores = [await reward(example, instruction, completion) for completion in completions]
+    return Episode(
+        example_id=example.id,
+        arm=arm,
+        instruction=instruction,
+        messages=messages,
+        completions=tuple(completions),
+        scores=tuple(scores),
+    )
+
+
+def correct(episode: Episode) -> float | None:
+    """The mean plain grade of an episode's answers in [0, 1]; None where none could be judged."""
+    grades = [score.parts["correct"] for score in episode.scores if score.value is not None]
+    return sum(grades) / len(grades) if grades else None

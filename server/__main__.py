@@ -1,0 +1,130 @@
+"""Serves the teacher over HTTP.
+
+python -m server                          the newest trained teacher, else the shipped one, on http://127.0.0.1:8000
+python -m server --teacher runs/2026…     a certain run's
+python -m server --check                  validate settings and teacher, then leave (0 good, 2 bad)
+curl localhost:8000/instruct -H 'content-type: application/json' -d '{"query": "…"}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from exchange.command import RunError, run_command
+from exchange.settings import SettingError
+from server.settings import FLAGS, ServerSettings, read_settings, variables_help
+
+if TYPE_CHECKING:
+    from server.line import ServedTeacher
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports a bad flag as every command does: one line, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = _Parser(
+        prog="python -m server",
+        description=__doc__,
+        epilog="environment:\n" + variables_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", help="loopback address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", help="TCP port, 0 for any free one (default 8000)")
+    parser.add_argument("--teacher", metavar="FOLDER", help="run directory or teacher folder (default: newest run, else shipped)")
+    parser.add_argument("--check", action="store_true", help="validate settings and teacher, then leave")
+    return parser
+
+
+def load(settings: ServerSettings) -> ServedTeacher:
+    """The teacher that `settings` mean. Raises SettingError whatever is wrong with its folder."""
+    from teacher.locate import find_teacher
+    from teacher.policy import load_teacher
+
+    folder = find_teacher(settings.teacher)
+    try:
+        return load_teacher(folder, batch_size=settings.teacher_batch)
+    except SettingError:
+        raise
+    except Exception as error:  # a damaged folder fails in as many ways as there are files in it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SettingError(f"{folder}: cannot be loaded as a teacher ({type(error).__name__}: {reason})") from None
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """The listening address, taken before the model is loaded so that a busy port shows at once. Raises RunError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise RunError(f"cannot listen on {url(address[0], settings.port)} ({error.strerror}); choose another --port") from None
+    return listener
+
+
+def url(host: str | int, port: int) -> str:
+    """An address as one opens it."""
+    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
+
+
+def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.socket) -> None:
+    """Run until SIGTERM or Ctrl-C; running requests get `shutdown_grace_s` to finish."""
+    import uvicorn
+
+    from server.app import create_app
+
+    ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            print(ready, flush=True)
+
+    config = uvicorn.Config(
+        create_app(settings, teacher),
+        log_config=None,  # ours stands; uvicorn's access log would print the query string
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here trusts a caller's address
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    try:
+        Server(config).run(sockets=[listener])
+    except OSError as error:  # another process took the port between bind and listen
+        raise RunError(f"cannot listen on {url(settings.host, settings.port)} ({error.strerror}); choose another --port") from None
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command's body."""
+    arguments, unknown = parser().parse_known_args(argv)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], ["--check", "--help", *(f"--{name}" for name in FLAGS)], n=1)
+        raise SettingError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else ""))
+    settings = read_settings({name: getattr(arguments, name) for name in FLAGS}, os.environ)
+    if arguments.check:
+        teacher = load(settings)
+        print(f"good: teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) for {url(settings.host, settings.port)}")
+        return 0
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
+    logging.getLogger("wst").setLevel(settings.log_level.upper())
+    with bind(settings) as listener:
+        serve(settings, load(settings), listener)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("server", lambda: main(sys.argv[1:])))

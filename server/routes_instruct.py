@@ -1,0 +1,88 @@
+"""`POST /instruct` and `POST /instruct/batch`: a query in, an instruction and the messages to send to the student out."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from server.engine import TeacherEngine
+from server.errors import InvalidField
+from server.line import Instructed, ServedTeacher, instruct
+from server.settings import ServerSettings
+from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
+
+router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
+
+
+def _settings(request: Request) -> ServerSettings:
+    settings: ServerSettings = request.app.state.settings
+    return settings
+
+
+def _teacher(request: Request) -> ServedTeacher:
+    teacher: ServedTeacher = request.app.state.teacher
+    return teacher
+
+
+def _engine(request: Request) -> TeacherEngine:
+    engine: TeacherEngine = request.app.state.engine
+    return engine
+
+
+SettingsOf = Annotated[ServerSettings, Depends(_settings)]
+TeacherOf = Annotated[ServedTeacher, Depends(_teacher)]
+EngineOf = Annotated[TeacherEngine, Depends(_engine)]
+
+
+@router.post("/instruct")
+async def post_instruct(
+    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+) -> InstructReply:
+    """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
+    _check(body, settings, "query")
+    reply = await _serve(body, request.state.request_id, teacher, engine)
+    if reply.degraded is not None:
+        response.headers["WST-Degraded"] = reply.degraded
+    return reply
+
+
+@router.post("/instruct/batch")
+async def post_instruct_batch(
+    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+) -> InstructBatchReply:
+    """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
+    if len(body.items) > settings.max_batch_items:
+        raise InvalidField("items", f"at most {settings.max_batch_items} items are taken at once")
+    for index, item in enumerate(body.items):
+        _check(item, settings, f"items.{index}.query")
+    request_id = request.state.request_id
+    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", teacher, engine) for i, item in enumerate(body.items)))
+    if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
+        response.headers["WST-Degraded"] = ", ".join(reasons)
+    return InstructBatchReply(items=tuple(replies), request_id=request_id)
+
+
+def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
+    if not body.query.strip():
+        raise InvalidField(field, "must not be blank")
+    if len(body.query) > settings.max_query_chars:
+        raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
+
+
+async def _serve(body: InstructRequest, request_id: str, teacher: ServedTeacher, engine: TeacherEngine) -> InstructReply:
+    started = perf_counter()
+    done: Instructed = await instruct(body.example(request_id, teacher.task), engine)
+    seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
+    return InstructReply(
+        instruction=done.instruction.text,
+        messages=done.messages,
+        source=done.instruction.source,
+        teacher=TeacherName(id=teacher.id, sha256=teacher.sha256) if done.degraded is None else None,
+        request_id=request_id,
+        experiment=None,
+        degraded=done.degraded,
+        timings_ms={name: round(1000 * s, 3) for name, s in seconds.items()},
+    )

@@ -1,0 +1,104 @@
+"""What goes over the wire of the instruct routes: requests, replies, errors. Unknown fields are refused at every depth."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from exchange.records import Message, PublicExample, Record, Source
+
+
+def _encodable(text: str) -> str:
+    """JSON's \\ud800 becomes a lone surrogate that Python carries on and that every tokenizer and every reply would choke on."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no text") from None
+    return text
+
+
+def _encodable_message(message: Message) -> Message:
+    _encodable(message.content)
+    return message
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Turn = Annotated[Message, AfterValidator(_encodable_message)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class InstructRequest(Record):
+    """A query for which an instruction is wanted."""
+
+    query: Text = Field(description="The user's text; must not be blank.")
+    system: Text | None = Field(
+        default=None, description="The app's system prompt. The student gets it as it is; the teacher does not see it."
+    )
+    history: tuple[Turn, ...] | None = Field(default=None, description="Earlier turns, oldest first.")
+    task: Name | None = Field(default=None, description="The kind of question; none = the task the teacher was trained on.")
+    student: Name | None = Field(default=None, description="The model that will answer, for the caller's own records.")
+    unit: Name | None = Field(default=None, description="Who asks, so that an experiment gives one user one arm.")
+    experiment: Name | None = Field(
+        default=None, description="The experiment to take part in; where none of that name runs, the reply's is null."
+    )
+
+    def example(self, request_id: str, task: str) -> PublicExample:
+        """The request as the line's record; `task` where the request names none."""
+        return PublicExample(
+            id=request_id, task=self.task or task, split="served", query=self.query, system=self.system, history=self.history or ()
+        )
+
+
+class InstructBatchRequest(Record):
+    """Several queries at once; they share the teacher's batches with everybody else's."""
+
+    items: tuple[InstructRequest, ...] = Field(min_length=1)
+
+
+class TeacherName(Record):
+    """Which teacher: its id and the sum over its files."""
+
+    id: str
+    sha256: str
+
+
+class Assignment(Record):
+    """The experiment and the arm that a request fell into."""
+
+    id: str
+    arm: str
+
+
+class InstructReply(Record):
+    """The instruction, and the conversation to send to the student."""
+
+    instruction: str
+    messages: tuple[Message, ...]
+    source: Source
+    teacher: TeacherName | None = Field(description="Who wrote the instruction or chose silence; null for a passthrough.")
+    request_id: str
+    experiment: Assignment | None
+    degraded: str | None = Field(description="Why this is a passthrough (also the header WST-Degraded); null otherwise.")
+    timings_ms: dict[str, float] = Field(description="total; queue: until the teacher began; teacher: its `generate`.")
+
+
+class InstructBatchReply(Record):
+    """One reply an item, in order; each has its own request id."""
+
+    items: tuple[InstructReply, ...]
+    request_id: str
+
+
+class ErrorDetail(Record):
+    """What went wrong, for programs (`type`) and for people (`message`)."""
+
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorReply(Record):
+    """The one shape of every error."""
+
+    error: ErrorDetail

@@ -1,0 +1,167 @@
+"""The embedded student: any local Hugging Face causal LM in this process, on the CPU. The default student, so that a first run needs no
+server, no key and no network.
+
+Requests that arrive together are answered as batches of like length (`micro_batcher`, `embedded_decoding`); equal greedy requests in
+flight are computed once. The client belongs to no event loop: TRL calls async rewards on a loop of its own thread, evaluation runs on
+`asyncio.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exchange.protocols import SamplingParams
+from exchange.records import Completion, Message
+from student_clients.embedded_decoding import Row, decode
+from student_clients.errors import StudentBadRequest, StudentUnknownModel, StudentUnreachable
+from student_clients.ledger import Ledger
+from student_clients.micro_batcher import ClosedError, MicroBatcher
+
+MAX_BATCH_TOKENS = 32_768
+"""Prompt tokens of a batch at most, padding included: bounds the memory of activations (0.6 GB for the widest layer of a 0.5B model)."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    messages: tuple[Message, ...]
+    params: SamplingParams
+    sample_index: int
+
+    def key(self) -> tuple[tuple[Message, ...], int] | None:
+        """What a greedy answer depends on; None for a sampled one, which is never shared."""
+        return None if self.params.temperature > 0 else (self.messages, self.params.max_tokens)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    model: Any
+    tokenizer: Any
+    end_ids: frozenset[int]
+    context: int
+
+
+class EmbeddedStudent:
+    """`model` is a folder or a Hub id of a model with a chat template; it is loaded on first use, in float32.
+
+    Greedy at temperature 0. A seed makes sampled answers repeatable, whatever else is in the batch. `max_tokens` is cut to what the
+    context leaves; a prompt that fills the context raises StudentBadRequest, the others of its batch are answered. `completion_tokens`
+    counts the end token.
+    """
+
+    def __init__(self, model: str | Path, *, name: str | None = None, batch_size: int = 64, threads: int = 1) -> None:
+        self.model = str(model)
+        self.name = name or self.model
+        self.batch_size = batch_size
+        self.threads = threads
+        self.ledger = Ledger()
+        self._loaded: _Loaded | None = None
+        self._batcher: MicroBatcher[_Request, Completion] = MicroBatcher(self._answer, thread_name="embedded-student")
+
+    async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
+        started = time.perf_counter()
+        requests = [_Request(tuple(messages), params, sample_index + i) for i in range(n)]
+        try:
+            futures = [self._batcher.submit(request, request.key()) for request in requests]
+            answers = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        except ClosedError:
+            raise StudentUnreachable(f"the embedded student {self.name} was closed; make a new one") from None
+        latency_s = time.perf_counter() - started
+        return [completion.model_copy(update={"latency_s": latency_s, "cached": shared}) for completion, shared in answers]
+
+    async def check(self) -> None:
+        """Load the model. Raises StudentUnknownModel where that is impossible."""
+        await self._batcher.call(self._load)
+
+    async def aclose(self) -> None:
+        await self._batcher.aclose()
+
+    def _answer(self, requests: Sequence[_Request], wanted: Callable[[], bool]) -> Iterator[tuple[int, Completion | Exception]]:
+        """Worker thread: answer many requests, in batches of like length."""
+        loaded = self._load()
+        rows: dict[int, Row] = {}
+        for i, request in enumerate(requests):
+            try:
+                rows[i] = self._row(loaded, request)
+            except StudentBadRequest as error:
+                yield i, error
+        for batch in _batches(rows, self.batch_size):
+            decode(loaded.model, [rows[i] for i in batch], loaded.end_ids, wanted)
+            for i in batch:
+                yield i, self._completion(loaded, rows[i])
+
+    def _load(self) -> _Loaded:
+        """Worker thread: the model, loaded at the first call."""
+        if self._loaded is not None:
+            return self._loaded
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        # On this thread because OpenMP keeps the number per thread. More threads than idle cores make it ten times slower.
+        torch.set_num_threads(self.threads)
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # it would write into the command's own progress bar
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.model)
+            model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise StudentUnknownModel(f"cannot load {self.model}: {reason}; name a folder or a Hub id of a causal language model") from None
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()
+        if tokenizer.chat_template is None:
+            raise StudentUnknownModel(f"{self.model} has no chat template; name an instruct model, or save one with its tokenizer")
+        # A model may name several end tokens, e.g. the end of a turn beside the end of a text.
+        ends = model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        end_ids = frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
+        self._loaded = _Loaded(model, tokenizer, end_ids, model.config.get_text_config().max_position_embeddings)
+        return self._loaded
+
+    def _row(self, loaded: _Loaded, request: _Request) -> Row:
+        """The prompt as the model's chat template writes it, and how to go on from it."""
+        from jinja2 import TemplateError
+
+        turns = [message.model_dump() for message in request.messages]
+        try:
+            text = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise StudentBadRequest(f"the chat template of {self.name} refuses these messages: {error}") from None
+        prompt_ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        room = loaded.context - len(prompt_ids)
+        if room < 1:
+            raise StudentBadRequest(f"a prompt of {len(prompt_ids)} tokens fills the context of {self.name} ({loaded.context}); shorten it")
+        params = request.params
+        rng = random.Random(None if params.seed is None else f"{params.seed}/{request.sample_index}")
+        return Row(prompt_ids, min(params.max_tokens, room), params.temperature, rng)
+
+    def _completion(self, loaded: _Loaded, row: Row) -> Completion:
+        if row.finish_reason is None:
+            raise ClosedError
+        self.ledger.add(calls=1, prompt_tokens=len(row.prompt_ids), completion_tokens=len(row.new_ids))
+        return Completion(
+            text=loaded.tokenizer.decode([token for token in row.new_ids if token not in loaded.end_ids], skip_special_tokens=True),
+            finish_reason=row.finish_reason,
+            prompt_tokens=len(row.prompt_ids),
+            completion_tokens=len(row.new_ids),
+        )
+
+
+def _batches(rows: dict[int, Row], batch_size: int) -> Iterator[list[int]]:
+    """The rows' indices in batches of like prompt length, at most `batch_size` rows and MAX_BATCH_TOKENS tokens each."""
+    batch: list[int] = []
+    for i in sorted(rows, key=lambda i: len(rows[i].prompt_ids)):
+        if len(batch) == batch_size or (len(batch) + 1) * len(rows[i].prompt_ids) > MAX_BATCH_TOKENS:
+            if batch:
+                yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,91 @@
+"""The call ledger: what a student was asked and what that took. It fills the `student` block of summary.json.
+
+Whoever sends, counts: an adapter writes its calls and tokens into its own ledger where they happen, so that retries of the wrappers
+above it are seen one by one. `CountingStudent` stands outermost and adds what only shows there: final failures and cache hits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from exchange.protocols import SamplingParams, StudentClient
+from exchange.records import Completion, Message
+from student_clients.errors import StudentError
+
+
+@dataclass(frozen=True)
+class StudentStats:
+    """Totals since the student was made."""
+
+    calls: int = 0
+    """HTTP requests for completions that reached the server, failed and repeated ones included, so that it equals the server's own
+    count. For an embedded student: sequences computed."""
+    cache_hits: int = 0
+    """Completions that cost nothing: from a cache, or shared with an equal request in flight."""
+    failures: int = 0
+    """Completions that were asked for and in the end not given, after all retries."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Ledger:
+    """Running totals. The lock is there because clients are used from several event loops, each on its own thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stats = StudentStats()
+
+    def add(self, **amounts: float) -> None:
+        """Add to the named totals."""
+        with self._lock:
+            held = asdict(self._stats)
+            self._stats = replace(self._stats, **{name: held[name] + amount for name, amount in amounts.items()})
+
+    @property
+    def stats(self) -> StudentStats:
+        return self._stats
+
+
+class Adapter(StudentClient, Protocol):
+    """What an adapter offers beyond answering; wrappers pass both on."""
+
+    ledger: Ledger
+
+    async def check(self) -> None:
+        """Return if the student can answer, else raise a StudentError that says in one line what to do."""
+        ...
+
+
+class CountingStudent:
+    """The outermost wrapper of every student: passes all calls on and keeps the ledger complete."""
+
+    def __init__(self, client: Adapter) -> None:
+        self.client = client
+        self.name = client.name
+        self.ledger = client.ledger
+
+    @property
+    def stats(self) -> StudentStats:
+        return self.ledger.stats
+
+    async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
+        try:
+            completions = await self.client.complete(messages, params, n=n, sample_index=sample_index)
+        except StudentError:
+            self.ledger.add(failures=n)
+            raise
+        self.ledger.add(cache_hits=sum(completion.cached for completion in completions))
+        return completions
+
+    async def check(self) -> None:
+        await self.client.check()
+
+    async def aclose(self) -> None:
+        await self.client.aclose()

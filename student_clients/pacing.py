@@ -1,0 +1,86 @@
+"""Pacing: at most so many requests at a time, and bounded retries of what may succeed later.
+
+A wrapper and not a base class, so that it stands in front of any adapter. The SDK's own retries are off: they would hide calls from the
+ledger and multiply with these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from weakref import WeakKeyDictionary
+
+from pydantic import Field
+
+from exchange.protocols import SamplingParams
+from exchange.records import Completion, Message
+from exchange.settings import Settings
+from student_clients.errors import StudentError
+from student_clients.ledger import Adapter
+
+
+class PacingConfig(Settings):
+    concurrency: int = Field(default=32, ge=1)
+    """Requests in flight at most, per event loop. 32: a local server is saturated by it, and a provider's first tier bears it."""
+    max_attempts: int = Field(default=4, ge=1)
+    """Tries of one request, the first included; 1 = no retries. 4 attempts outlast a restart of a few seconds."""
+    backoff_s: float = Field(default=0.5, ge=0)
+    """Wait before the first retry in seconds; doubles with every further one. The wait is drawn from the upper half of that, so that
+    requests which failed together do not come back together."""
+    max_wait_s: float = Field(default=60.0, ge=0)
+    """Longest wait before a retry in seconds. A server whose Retry-After asks for more is given up on."""
+
+
+class PacedStudent:
+    """Passes requests on to `client` under a limit on concurrency, and repeats those that fail with a retryable StudentError.
+
+    A request that waits to be repeated keeps its place, so that a server that limits us is not pressed by the others. The last error is
+    raised when the attempts are used up. Costs of all attempts are in the ledger.
+    """
+
+    def __init__(
+        self,
+        client: Adapter,
+        config: PacingConfig,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.client = client
+        self.config = config
+        self.name = client.name
+        self.ledger = client.ledger
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+        # asyncio's semaphore belongs to one loop; the client is used from several over its life.
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+    async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
+        slots = self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.config.concurrency))
+        async with slots:
+            for attempt in range(1, self.config.max_attempts + 1):
+                try:
+                    return await self.client.complete(messages, params, n=n, sample_index=sample_index)
+                except StudentError as error:
+                    wait_s = self._wait_s(attempt, error)
+                    if wait_s is None:
+                        raise
+                await self._sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _wait_s(self, attempt: int, error: StudentError) -> float | None:
+        """Seconds to wait before the next attempt; None = do not try again."""
+        if not error.retryable or attempt == self.config.max_attempts:
+            return None
+        asked_s = error.retry_after_s or 0.0
+        if asked_s > self.config.max_wait_s:
+            return None
+        backoff_s = min(self.config.backoff_s * 2.0 ** (attempt - 1), self.config.max_wait_s)
+        return asked_s + backoff_s * self._rng.uniform(0.5, 1.0)
+
+    async def check(self) -> None:
+        await self.client.check()
+
+    async def aclose(self) -> None:
+        await self.client.aclose()

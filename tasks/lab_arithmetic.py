@@ -1,0 +1,271 @@
+"""The lab's questions: GSM8K-form word problems whose procedure the student was never taught to choose.
+
+One row (family `left`, the two-digit number second):
+
+    query   Omar gives away 8 of the 47 stamps on the table. How many stamps are left?
+    gold    39
+    oracle  To answer, take one number away from the other. Begin from the second number. Number the steps.
+
+Eight families; two of them (`total`, `growth`) are right without any instruction, because the student's habit is to add. `dial` sets
+how far the best instruction depends on the query: 1 mixes all families, 0 leaves the two that are right raw, so that an honest method
+finds nothing to teach. The test split has its own names, story and question texts, and number pairs.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from exchange.records import Example
+from tasks.lab_language import Advice, all_advice, stable_hash, work
+
+NAMES = (
+    "Anna Ben Carl Dora Emil Fay Gus Hana Ivan Jill Kofi Lena Mona Nils Olga Paul Rosa Sam Tara Uma Vera Will Yara Zoe "
+    "Amir Bea Cleo Dan Ella Finn Greta Hugo Ines Jack Kim Leo Maya Noah Pia Ravi"
+).split()
+TEST_NAMES = "Omar Petra Quinn Ruth Sven Tomas Ursula Viktor Wanda Xenia".split()
+ITEMS = (
+    "apples books coins pens cards shells beads stamps balls cups nuts plums rings stones boxes tickets buttons marbles pencils stickers"
+).split()
+
+NUMBERS = [(big, small) for big in range(12, 100) for small in range(2, 10)]
+
+
+def test_pair(big: int, small: int) -> bool:
+    """Whether a number pair belongs to the test split alone (a fifth of them, by hash)."""
+    return stable_hash(f"{big},{small}") % 5 == 0
+
+
+@dataclass(frozen=True)
+class Family:
+    """Stories in which the two-digit number {a} comes first or second, questions, and what to do. The last of each tuple is test only."""
+
+    operation: str
+    weight: float
+    big_first: tuple[str, ...]
+    big_second: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+FAMILIES: dict[str, Family] = {
+    "total": Family(
+        "add",
+        0.18,
+        (
+            "{n} has {a} {i} and {m} has {b} {i}.",
+            "There are {a} {i} on the table and {b} {i} on the floor.",
+            "{n} picks {a} {i} while {m} picks {b} {i}.",
+            "{a} {i} lie on the bed and {b} {i} lie in the box.",
+        ),
+        (
+            "{n} has {b} {i} and {m} has {a} {i}.",
+            "There are {b} {i} on the table and {a} {i} on the floor.",
+            "{n} picks {b} {i} while {m} picks {a} {i}.",
+            "{b} {i} lie on the bed and {a} {i} lie in the box.",
+        ),
+        ("How many {i} are there altogether?", "How many {i} is that altogether?", "Altogether, how many {i} are there?"),
+    ),
+    "growth": Family(
+        "add",
+        0.18,
+        (
+            "{n} had {a} {i} and then found {b} new ones.",
+            "{n} had {a} {i} and got {b} new ones as a gift.",
+            "{a} {i} were in the bag and {n} put in {b} new ones.",
+            "With {a} {i} at home, {n} found {b} new ones today.",
+        ),
+        (
+            "{n} found {b} new {i} and had {a} before.",
+            "{n} got {b} new {i} as a gift and had {a} before.",
+            "{n} put {b} new {i} in the bag where {a} were before.",
+            "Today {n} found {b} new {i} and had {a} at home before.",
+        ),
+        ("How many {i} does {n} have now?", "What is the number of {i} now?", "Now {n} has how many {i}?"),
+    ),
+    "left": Family(
+        "subtract",
+        0.12,
+        (
+            "{n} had {a} {i} and gave away {b}.",
+            "From {a} {i}, {n} lost {b}.",
+            "There were {a} {i} and {n} ate {b} of them.",
+            "Out of {a} {i}, {n} gave away {b} on the way.",
+        ),
+        (
+            "{n} gave away {b} of the {a} {i} on the table.",
+            "{n} lost {b} of the {a} {i}.",
+            "{n} ate {b} out of {a} {i}.",
+            "{b} of the {a} {i} on the table were lost by {n}.",
+        ),
+        ("How many {i} are left?", "How many {i} did {n} have left?", "What number of {i} is left?"),
+    ),
+    "missing": Family(
+        "subtract",
+        0.10,
+        (
+            "{n} needs {a} {i} but only has {b}.",
+            "A set takes {a} {i} and {n} owns only {b}.",
+            "To win, {n} needs {a} {i}, with only {b} so far.",
+            "{n} needs {a} {i} for a set and owns only {b} so far.",
+        ),
+        (
+            "{n} only has {b} {i} but needs {a}.",
+            "{n} owns only {b} {i} and a set takes {a}.",
+            "With only {b} {i} so far, {n} needs {a} to win.",
+            "{n} owns only {b} {i} so far and needs {a} for a set.",
+        ),
+        ("How many {i} are missing?", "How many {i} is {n} missing?", "What number of {i} is missing?"),
+    ),
+    "rows": Family(
+        "multiply",
+        0.12,
+        (
+            "{n} puts {a} {i} in each of {b} bags.",
+            "Each shelf holds {a} {i} and there are {b} shelves.",
+            "{n} buys {a} {i} every day for {b} days.",
+            "{a} {i} fit in each bag and {n} fills {b} bags.",
+        ),
+        (
+            "{n} fills {b} bags with {a} {i} in each.",
+            "There are {b} shelves and each holds {a} {i}.",
+            "For {b} days {n} buys {a} {i} every day.",
+            "On {b} shelves {n} puts {a} {i} each.",
+        ),
+        ("How many {i} are in all of them?", "How many {i} is that in all?", "In all, how many {i} are there?"),
+    ),
+    "share": Family(
+        "divide",
+        0.10,
+        (
+            "{n} shares {a} {i} equally among {b} children.",
+            "{a} {i} are split equally among {b} friends.",
+            "{n} deals out {a} {i} equally to {b} players.",
+            "{a} {i} are shared equally by {b} players.",
+        ),
+        (
+            "{b} children share {a} {i} equally.",
+            "Among {b} friends {n} splits {a} {i} equally.",
+            "To {b} players {n} deals out {a} {i} equally.",
+            "{b} friends split {a} {i} equally.",
+        ),
+        ("How many {i} does one get?", "How many {i} are there for one of them?", "One of them gets how many {i}?"),
+    ),
+    "both_more": Family(
+        "double_add",
+        0.10,
+        (
+            "{n} has {a} {i} and {m} has {b} more than {n}.",
+            "{n} sold {a} {i} while {m} sold {b} more than that.",
+            "On Monday {n} made {a} {i}, on Friday {b} more than that.",
+            "{n} read {a} {i} and {m} read {b} more than that.",
+        ),
+        (
+            "{m} has {b} more {i} than {n}, who has {a}.",
+            "{m} sold {b} more {i} than {n}, who sold {a}.",
+            "On Friday {n} made {b} more {i} than on Monday, when it was {a}.",
+            "{m} read {b} more {i} than {n}, who read {a}.",
+        ),
+        ("What do both make together?", "How many {i} are both together?", "Both together are how many {i}?"),
+    ),
+    "both_fewer": Family(
+        "double_subtract",
+        0.10,
+        (
+            "{n} has {a} {i} and {m} has {b} fewer than {n}.",
+            "{n} sold {a} {i} while {m} sold {b} fewer than that.",
+            "On Monday {n} made {a} {i}, on Friday {b} fewer than that.",
+            "{n} read {a} {i} and {m} read {b} fewer than that.",
+        ),
+        (
+            "{m} has {b} fewer {i} than {n}, who has {a}.",
+            "{m} sold {b} fewer {i} than {n}, who sold {a}.",
+            "On Friday {n} made {b} fewer {i} than on Monday, when it was {a}.",
+            "{m} read {b} fewer {i} than {n}, who read {a}.",
+        ),
+        ("What do both make together?", "How many {i} are both together?", "Both together are how many {i}?"),
+    ),
+}
+RIGHT_RAW = ("total", "growth")
+STATIC_INSTRUCTION = "Add the two numbers. Start with the first number. Write one step a line."
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its two numbers in the order of the text, and the order ("first"/"second") in which the right procedure starts."""
+
+    text: str
+    family: str
+    first: int
+    second: int
+    order: str
+
+    @property
+    def operation(self) -> str:
+        return FAMILIES[self.family].operation
+
+    @property
+    def gold(self) -> int:
+        return work(self.operation, self.order, self.first, self.second)[1]
+
+
+def family_weights(dial: float) -> dict[str, float]:
+    """The mix of families at a dial in [0, 1]: (1 - dial) of the raw-right mix plus dial of the full one."""
+    raw_total = sum(FAMILIES[name].weight for name in RIGHT_RAW)
+    return {
+        name: dial * family.weight + (1 - dial) * (family.weight / raw_total if name in RIGHT_RAW else 0.0)
+        for name, family in FAMILIES.items()
+    }
+
+
+def draw_question(rng: random.Random, *, test: bool, weights: dict[str, float]) -> Question:
+    """Draw one question; `test` draws from the held-out names, texts and number pairs, and only from those."""
+    name = rng.choices(list(weights), list(weights.values()))[0]
+    family = FAMILIES[name]
+    while True:
+        big, small = rng.choice(NUMBERS)
+        if test_pair(big, small) == test and (family.operation != "divide" or big % small == 0):
+            break
+    big_first = rng.random() < 0.5
+    stories = family.big_first if big_first else family.big_second
+    while True:
+        story, question = rng.randrange(len(stories)), rng.randrange(len(family.questions))
+        held_out = story == len(stories) - 1 or question == len(family.questions) - 1
+        if held_out == test:
+            break
+    n, m = rng.sample(TEST_NAMES if test else NAMES, 2)
+    text = f"{stories[story]} {family.questions[question]}".format(n=n, m=m, i=rng.choice(ITEMS), a=big, b=small)
+    first, second = (big, small) if big_first else (small, big)
+    return Question(text, name, first, second, "first" if big_first else "second")
+
+
+def oracle_advice(question: Question, rng: random.Random) -> Advice:
+    """A right instruction for the question, in words the student was never tuned on."""
+    right = [a for a in all_advice() if a.operation == question.operation and a.order == question.order and a.held_out]
+    return rng.choice(right)
+
+
+def load(split: str, *, limit: int, dial: float = 1.0) -> list[Example]:
+    """The first `limit` questions of a split (train, validation, test), equal on every machine; no question repeats within a split,
+    and the three never share one."""
+    rng = random.Random(f"lab_arithmetic/{split}/{dial}")
+    weights = family_weights(dial)
+    seen: set[str] = set()
+    examples: list[Example] = []
+    while len(examples) < limit:
+        question = draw_question(rng, test=split == "test", weights=weights)
+        # Train and validation share texts; a question belongs to one of them by its hash.
+        if question.text in seen or (split != "test" and (stable_hash(question.text) % 10 == 0) != (split == "validation")):
+            continue
+        seen.add(question.text)
+        examples.append(
+            Example(
+                id=f"lab-{split}-{len(examples)}",
+                task="lab_arithmetic",
+                split=split,
+                query=question.text,
+                gold=str(question.gold),
+                family=question.family,
+                oracle=oracle_advice(question, rng).text,
+            )
+        )
+    return examples

@@ -1,0 +1,1 @@
+"""What writes the instruction and how it learns."""

@@ -1,0 +1,165 @@
+"""The one config tree of a training run, and the two presets that fill in what a user leaves open.
+
+`lab` values were measured here on the lab world (`docs/results.md`). `hub` values are for real models: "literature, not measured here",
+each with its source. A teacher from the Hub or a folder never inherits lab values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from evaluation.arms import EvalConfig
+from exchange.settings import Settings
+from rewards.rubric import RewardConfig
+from student_clients import StudentConfig
+from tasks import TaskConfig
+
+Algorithm = Literal["grpo"]
+
+LAB_TRL: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+    "per_device_train_batch_size": 192,
+    "num_generations": 12,
+    "beta": 0.0,
+    "scale_rewards": "none",
+    "loss_type": "dr_grpo",
+    "temperature": 1.0,
+}
+HUB_TRL: dict[str, Any] = {
+    # 1e-6 in Advisor Models, Prompt-R1, PRL and Arbor; 5e-5 collapsed a 0.6B model (hello-agents #770).
+    "learning_rate": 1e-6,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 10,
+    # Group of 8: Advisor Models, PedagogicalRL; 16 questions a step: Advisor Models.
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 16,
+    "num_generations": 8,
+    # KL 0.001: Advisor Models, Prompt-R1, PedagogicalRL; query rewriters without it turn to gibberish (ConvSearch-R1 #6).
+    "beta": 0.001,
+    # Group scaling would cancel any price on harm (Dr. GRPO, arXiv 2503.20783; Arbor and PAPILLON use none).
+    "scale_rewards": "none",
+    "loss_type": "dapo",
+    "temperature": 1.0,
+}
+
+
+class RunConfig(Settings):
+    """Where a run lies and who follows it."""
+
+    dir: str | None = None
+    """Run directory; None = a new one under WST_RUNS_DIR (default `runs`)."""
+    report_to: str = "none"
+    """Trackers by TRL's names (tensorboard, trackio, wandb), comma separated."""
+
+
+class WarmStartConfig(Settings):
+    """Best-of-N before RL: sample instructions, keep those after which the student was right, fine-tune the teacher on them."""
+
+    questions: int = Field(default=200, ge=0)
+    """Training questions sampled; 0 = no warm start. 200: M-Pilot (arXiv 2410.20749)."""
+    samples: int = Field(default=8, ge=2)
+    """Instructions sampled a question, each costing one student call."""
+    epochs: float = Field(default=3.0, gt=0)
+    """Passes over the kept instructions."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Fine-tuning rate; 1e-5 is usual for full fine-tuning of small language models."""
+    batch_size: int = Field(default=16, ge=1)
+    """Kept instructions a step."""
+
+
+LAB_WARM_START = WarmStartConfig(questions=400, samples=12, epochs=6.0, learning_rate=2e-3, batch_size=32)
+
+
+class LoraConfig(Settings):
+    """Train a low-rank adapter instead of all weights (peft)."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank."""
+    alpha: int = Field(default=32, ge=1)
+    """Scale; 2 r is usual (PRL: r 8, alpha 32)."""
+
+
+class TeacherConfig(Settings):
+    """The model that writes instructions."""
+
+    model: str = "lab:arithmetic/teacher"
+    """Hugging Face folder, Hub id, or a lab model as lab:WORLD/ROLE."""
+    preset: Literal["lab", "hub"] | None = None
+    """Which defaults fill what is not set; None = lab for a lab: model, hub for every other."""
+    template: str | None = None
+    """File with the teacher's prompt, holding {query}; None = the preset's own (teacher/templates)."""
+    blind: bool = False
+    """Control run: the query is hidden from the teacher, which then can only learn one text for all."""
+    max_instruction_tokens: int | None = Field(default=None, ge=1)
+    """Longest instruction; None = the preset's (lab 40, hub 128)."""
+    warm_start: WarmStartConfig | None = None
+    """Best-of-N fine-tuning before RL; None = the preset's."""
+    lora: LoraConfig | None = None
+    """Adapter training; None = all weights."""
+
+
+class TrainConfig(Settings):
+    """A training run; every setting is also a flag `--a.b=value`."""
+
+    run: RunConfig = RunConfig()
+    """Where the run lies."""
+    task: TaskConfig = TaskConfig()
+    """What is asked."""
+    student: StudentConfig = StudentConfig()
+    """Who answers."""
+    teacher: TeacherConfig = TeacherConfig()
+    """Who instructs."""
+    reward: RewardConfig = RewardConfig()
+    """What an answer is worth."""
+    algorithm: Algorithm = "grpo"
+    """How the teacher learns: grpo (Shao et al., arXiv 2402.03300, through TRL)."""
+    max_steps: int | None = Field(default=None, ge=0)
+    """Updates of the teacher; None = the preset's (lab 75, hub 300)."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random draw of the run."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Any field of TRL's GRPOConfig, laid over the preset's."""
+    eval: EvalConfig = EvalConfig()
+    """How the teacher is measured."""
+
+    @model_validator(mode="after")
+    def _no_key_twice(self) -> TrainConfig:
+        for key, owner in OWNED_BY_US.items():
+            if key in self.trl:
+                raise ValueError(f"trl.{key}={self.trl[key]!r}: set {owner} instead, which TRL's {key} is filled from")
+        return self
+
+
+OWNED_BY_US = {
+    "max_steps": "max_steps",
+    "seed": "seed",
+    "max_completion_length": "teacher.max_instruction_tokens",
+    "save_steps": "eval.every",
+    "save_strategy": "eval.every",
+    "output_dir": "run.dir",
+    "report_to": "run.report_to",
+    "logging_steps": "nothing: every step is logged",
+}
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill everything a user left open from the preset; the result names every value that the run uses."""
+    teacher = config.teacher
+    preset = teacher.preset or ("lab" if teacher.model.startswith("lab:") else "hub")
+    lab = preset == "lab"
+    update = {
+        "preset": preset,
+        "max_instruction_tokens": teacher.max_instruction_tokens or (40 if lab else 128),
+        "warm_start": teacher.warm_start or (LAB_WARM_START if lab else WarmStartConfig()),
+    }
+    return config.model_copy(
+        update={
+            "teacher": teacher.model_copy(update=update),
+            "max_steps": config.max_steps if config.max_steps is not None else (75 if lab else 300),
+            "trl": {**(LAB_TRL if lab else HUB_TRL), **config.trl},
+        }
+    )

@@ -1,0 +1,132 @@
+"""`python -m teacher.evaluate [CONFIG.yaml | RUN_DIR] [--a.b=value ...]`: the arms on held-out questions, with intervals.
+
+With a run directory it measures that run's teacher and replaces the `eval` block of its summary.json. Without an argument it measures
+the teacher that the server would take. Arms: raw, static, untrained, trained, oracle (lab), blind where a control run has one, and
+whatever `eval.arms` adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from evaluation.arms import ArmConfig, EvalSummary, FixedPolicy, OraclePolicy, print_table, run_arm, summarise
+from exchange.command import RunError, run_command
+from exchange.protocols import InstructionPolicy, StudentClient
+from exchange.records import Episode, Example
+from exchange.settings import SettingError, find_config, load, parse_flags, read_yaml
+from rewards.rubric import Rubric
+from student_clients import make_student, sampling
+from tasks import TASKS
+from teacher.config import TrainConfig, resolve
+from teacher.locate import find_teacher
+from teacher.policy import TransformersPolicy, load_model, load_teacher
+from teacher.prompt import TeacherPrompt
+from teacher.run_directory import RunDirectory, write_json
+
+
+def teacher_prompt(config: TrainConfig) -> TeacherPrompt:
+    """The prompt of a resolved config: the named template, else the preset's."""
+    name = config.teacher.template or ("lab" if config.teacher.preset == "lab" else "default")
+    return TeacherPrompt.named(name, blind=config.teacher.blind)
+
+
+def untrained_policy(config: TrainConfig, model_name: str) -> TransformersPolicy:
+    """A base model as it is, under the run's prompt."""
+    model, tokenizer = load_model(model_name)
+    return TransformersPolicy(model, tokenizer, teacher_prompt(config), max_instruction_tokens=config.teacher.max_instruction_tokens or 1)
+
+
+def extra_arm(config: TrainConfig, name: str, arm: ArmConfig) -> InstructionPolicy:
+    """The policy of a configured arm. Raises SettingError unless exactly one of its fields is set."""
+    given = [field for field in ("text", "file", "run", "model") if getattr(arm, field) is not None]
+    if len(given) != 1:
+        raise SettingError(f"eval.arms.{name}: give exactly one of text, file, run, model (given: {', '.join(given) or 'none'})")
+    if arm.file is not None:
+        if not Path(arm.file).is_file():
+            raise SettingError(f"eval.arms.{name}.file={arm.file!r}: no such file")
+        return FixedPolicy(Path(arm.file).read_text(encoding="utf-8").strip())
+    if arm.run is not None:
+        return load_teacher(find_teacher(arm.run)).policy
+    if arm.model is not None:
+        return untrained_policy(config, arm.model)
+    return FixedPolicy(arm.text or "")
+
+
+def policies(config: TrainConfig, teacher: Path | None, examples: list[Example]) -> dict[str, InstructionPolicy]:
+    """Every arm that applies, in the order of the table."""
+    arms: dict[str, InstructionPolicy] = {
+        "raw": FixedPolicy(""),
+        "static": FixedPolicy(TASKS[config.task.name].static_instruction),
+        "untrained": untrained_policy(config, config.teacher.model),
+    }
+    for name, arm in config.eval.arms.items():
+        if name in ("raw", "untrained", "trained", "oracle"):
+            raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
+        arms[name] = extra_arm(config, name, arm)
+    if teacher is not None:
+        arms["trained"] = load_teacher(teacher).policy
+    if all(example.oracle is not None for example in examples):
+        arms["oracle"] = OraclePolicy(examples)
+    return arms
+
+
+async def evaluate(config: TrainConfig, teacher: Path | None, student: StudentClient) -> tuple[EvalSummary, dict[str, list[Episode]]]:
+    """Run every arm on the test questions."""
+    examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    reward = Rubric(config.reward)
+    episodes: dict[str, list[Episode]] = {}
+    for name, policy in policies(config, teacher, examples).items():
+        episodes[name] = await run_arm(name, policy, examples, student=student, params=sampling(config.student), reward=reward)
+    return summarise(episodes, split="test", alpha=config.eval.alpha), episodes
+
+
+def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[TrainConfig, Path | None, RunDirectory | None]:
+    """(config, teacher folder, run directory) for the command's argument. A config alone has no trained teacher unless one is found."""
+    if argument is not None and Path(argument).is_dir():
+        run = RunDirectory(Path(argument))
+        if not (run.path / "config.yaml").is_file():
+            raise SettingError(f"{argument}: not a run directory (no config.yaml)")
+        return resolve(load(TrainConfig, run.config(), flags)), find_teacher(argument), run
+    teacher = find_teacher()
+    if argument is not None:
+        return resolve(load(TrainConfig, read_yaml(find_config(argument)), flags)), teacher, None
+    held = teacher.parent / "config.yaml"
+    data = RunDirectory(teacher.parent).config() if held.is_file() else {}
+    return resolve(load(TrainConfig, data, flags)), teacher, None
+
+
+def body(argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m teacher.evaluate", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("target", nargs="?", help="a config file or a run directory; none = the teacher the server would take")
+    args, rest = parser.parse_known_args(argv)
+    config, teacher, run = config_of(args.target, parse_flags(rest))
+
+    async def measure() -> EvalSummary:
+        student = make_student(config.student)
+        try:
+            await student.check()
+            summary, _ = await evaluate(config, teacher, student)
+        finally:
+            await student.aclose()
+        return summary
+
+    summary = asyncio.run(measure())
+    print_table(summary, title=f"{config.task.name}, {summary.n} held-out questions, teacher {teacher}")
+    if all(arm.n == 0 for arm in summary.arms.values()):
+        raise RunError("not one answer could be scored; see the failed column")
+    if run is not None:
+        held = json.loads((run.path / "summary.json").read_text(encoding="utf-8")) if run.finished else {}
+        write_json(run.path / "summary.json", {**held, "eval": summary.model_dump(mode="json")})
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command("teacher.evaluate", lambda: body(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

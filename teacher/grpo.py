@@ -1,0 +1,120 @@
+"""GRPO through TRL's `GRPOTrainer`: what the run adds to it is whole checkpoints, validation and logs.
+
+TRL owns generation, advantages and the loss. The student is asked by `teacher.rewarder`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from exchange.settings import SettingError
+from teacher.config import TrainConfig
+from teacher.run_directory import RunDirectory, mark_complete
+
+
+def grpo_config(config: TrainConfig, output_dir: Path) -> Any:
+    """TRL's config for a resolved run. Raises SettingError for a field TRL does not have or a combination it refuses."""
+    import difflib
+
+    import torch
+    from trl import GRPOConfig
+
+    on_gpu = torch.cuda.is_available()
+    ours: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "max_steps": config.max_steps,
+        "seed": config.seed,
+        "max_completion_length": config.teacher.max_instruction_tokens,
+        "save_strategy": "steps",
+        "save_steps": config.eval.every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": [name for name in config.run.report_to.split(",") if name != "none"],
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+        "activation_checkpointing": False,
+    }
+    fields = set(GRPOConfig.__dataclass_fields__)
+    for name in config.trl:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise SettingError(f"trl.{name}: TRL's GRPOConfig has no such field" + (f"; did you mean trl.{near[0]}?" if near else ""))
+    try:
+        args = GRPOConfig(**{**ours, **config.trl})
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"trl: {' '.join(str(error).split())}") from None
+    # TRL keeps a generated batch over several steps and does not save it; a checkpoint inside one would resume differently.
+    period = args.steps_per_generation * args.num_iterations
+    if (config.eval.every * args.gradient_accumulation_steps) % period:
+        aligned = math.lcm(period, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
+        raise SettingError(f"eval.every={config.eval.every}: checkpoints must fall between generated batches; use a multiple of {aligned}")
+    return args
+
+
+def build_trainer(
+    config: TrainConfig,
+    run: RunDirectory,
+    model: Any,
+    tokenizer: Any,
+    *,
+    rows: list[dict[str, Any]],
+    reward: Callable[..., Any],
+    on_step: Callable[[int, dict[str, float]], None],
+    on_validate: Callable[[int, Any], None],
+    on_saved: Callable[[int], None],
+    stop: Callable[[], bool],
+) -> Any:
+    """A `GRPOTrainer` whose checkpoints carry a marker once they are whole.
+
+    `on_step(step, metrics)` runs after each step, `on_validate(step, model)` before every regular checkpoint, `on_saved(step)` after it;
+    once `stop()` is true the trainer writes a checkpoint at the next step that can be resumed exactly, and ends.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOTrainer
+
+    class Hooks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % config.eval.every == 0 or state.global_step >= state.max_steps:
+                control.should_save = True
+                on_validate(state.global_step, kwargs["model"])
+            elif stop() and (state.global_step * args.gradient_accumulation_steps) % period == 0:
+                control.should_save = True
+                control.should_training_stop = True
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            if "reward" in logs:
+                on_step(state.global_step, logs)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            on_saved(state.global_step)
+
+    peft_config = None
+    if config.teacher.lora is not None:
+        from peft import LoraConfig
+
+        peft_config = LoraConfig(
+            r=config.teacher.lora.r, lora_alpha=config.teacher.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+    args = grpo_config(config, run.checkpoints)
+    period = args.steps_per_generation * args.num_iterations
+    try:
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=reward,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Hooks()],
+            peft_config=peft_config,
+        )
+    except ValueError as error:
+        raise SettingError(f"trl: {' '.join(str(error).split())}") from None
+    trainer.remove_callback(PrinterCallback)  # its line a step is in metrics.jsonl
+    return trainer

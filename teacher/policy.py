@@ -1,0 +1,198 @@
+"""A causal language model as instruction policy, and the folder format of a trained teacher.
+
+Generation is plain batched `generate` in one worker thread: on CPU it is several times faster than transformers' continuous batching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exchange.compose import template_version
+from exchange.protocols import InstructionPolicy
+from exchange.records import Instruction, PublicExample
+from exchange.settings import SettingError
+from lab.weights_folder import file_sha256, model_dir
+from teacher.prompt import TeacherPrompt
+
+MANIFEST = "teacher.json"
+
+
+def resolve_model(name: str) -> str:
+    """A model name as transformers takes it: `lab:WORLD/ROLE` becomes the checked lab folder, the rest stays."""
+    if not name.startswith("lab:"):
+        return name
+    world, _, role = name.removeprefix("lab:").partition("/")
+    try:
+        return str(model_dir(world, role))
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
+def load_model(name: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of a Hugging Face folder or Hub id: float32 on CPU, bfloat16 on GPU; left padding.
+
+    Raises SettingError where it cannot be loaded or the tokenizer has no chat template.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar for a model of one file says nothing
+    path = resolve_model(name)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SettingError(f"teacher model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if tokenizer.chat_template is None:
+        raise SettingError(f"teacher model {name!r}: its tokenizer has no chat template; use an instruct model or add one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+class TransformersPolicy:
+    """Writes instructions with a causal LM. Greedy at temperature 0."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompt: TeacherPrompt,
+        *,
+        max_instruction_tokens: int,
+        temperature: float = 0.0,
+        batch_size: int = 128,
+        sha256: str | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.max_instruction_tokens = max_instruction_tokens
+        self.temperature = temperature
+        self.batch_size = batch_size
+        self.sha256 = sha256
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="teacher")
+
+    async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
+        """One instruction an example. A query that leaves no room for one in the model's context gets none (source "passthrough")."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._instruct, list(examples))
+
+    def _instruct(self, examples: list[PublicExample]) -> list[Instruction]:
+        prompts = [
+            self.tokenizer.apply_chat_template(
+                [message.model_dump() for message in self.prompt.messages(example)], add_generation_prompt=True, tokenize=False
+            )
+            for example in examples
+        ]
+        instructions = [Instruction(text="", source="passthrough", teacher_sha256=self.sha256)] * len(prompts)
+        lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        room = self.model.config.max_position_embeddings - self.max_instruction_tokens
+        # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
+        order = sorted((i for i in range(len(prompts)) if lengths[i] <= room), key=lambda i: -lengths[i])
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            for row, instruction in zip(rows, self._generate([prompts[i] for i in rows]), strict=True):
+                instructions[row] = instruction
+        return instructions
+
+    def _generate(self, prompts: list[str]) -> list[Instruction]:
+        import torch
+
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.model.device)
+        width = inputs["input_ids"].shape[1]
+        sampling = {"do_sample": True, "temperature": self.temperature, "top_k": 0} if self.temperature > 0 else {"do_sample": False}
+        was_training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=self.max_instruction_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+                **sampling,
+            )
+        self.model.train(was_training)
+        return [as_instruction(ids, self.tokenizer, sha256=self.sha256) for ids in output[:, width:].tolist()]
+
+
+def as_instruction(ids: list[int], tokenizer: Any, *, sha256: str | None = None) -> Instruction:
+    """Generated token ids as an Instruction: cut at the end token, thinking left to the guard; empty text is silence."""
+    ended = tokenizer.eos_token_id in ids
+    kept = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
+    text = tokenizer.decode(kept, skip_special_tokens=True).strip()
+    return Instruction(text=text, source="teacher" if text else "silence", teacher_sha256=sha256, num_tokens=len(kept), truncated=not ended)
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A trained teacher, ready to write."""
+
+    id: str
+    sha256: str
+    task: str
+    policy: InstructionPolicy
+    manifest: dict[str, Any]
+
+
+def teacher_sha256(folder: Path) -> str:
+    """One sum over the weight files, tokenizer and prompt template: what decides a teacher's words."""
+    parts = [p for p in sorted(folder.iterdir()) if p.suffix == ".safetensors" or p.name in ("tokenizer.json", "template.txt")]
+    return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in parts).encode()).hexdigest()
+
+
+def save_teacher(folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write a teacher folder; the manifest comes last, so a folder without one is not a teacher. Returns the manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # save_pretrained leaves them 0600, which a server under another user cannot read
+    (folder / "template.txt").write_text(prompt.template + "\n", encoding="utf-8")
+    sha256 = teacher_sha256(folder)
+    manifest = {
+        **facts,
+        "blind": prompt.blind,
+        "teacher_template": prompt.version,
+        "advice_template": template_version(),
+        "sha256": sha256,
+    }
+    temporary = folder / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+    return manifest
+
+
+def load_teacher(folder: Path, *, batch_size: int = 128) -> LoadedTeacher:
+    """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
+    if not (folder / MANIFEST).is_file():
+        raise SettingError(f"{folder}: not a teacher (no {MANIFEST}); give a run directory's teacher/ folder")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        missing = {"id", "sha256", "task", "blind", "max_instruction_tokens"} - set(manifest)
+    except (ValueError, TypeError):
+        raise SettingError(f"{folder / MANIFEST}: not a JSON object; the teacher is damaged") from None
+    if missing:
+        raise SettingError(f"{folder / MANIFEST}: has no {', '.join(sorted(missing))}; the teacher is damaged")
+    if teacher_sha256(folder) != manifest["sha256"]:
+        raise SettingError(f"{folder}: the files do not match the manifest's sha256; the teacher was altered or is incomplete")
+    model, tokenizer = load_model(str(folder))
+    prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
+    policy = TransformersPolicy(
+        model,
+        tokenizer,
+        prompt,
+        max_instruction_tokens=manifest["max_instruction_tokens"],
+        batch_size=batch_size,
+        sha256=manifest["sha256"],
+    )
+    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest)

@@ -1,0 +1,46 @@
+"""The teacher's prompt: a template with a slot for the query, and its version."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from exchange.records import Message, PublicExample
+from exchange.settings import SettingError
+
+TEMPLATES = Path(__file__).parent / "templates"
+HIDDEN = "(hidden)"
+"""What a blind teacher sees in place of every query."""
+
+
+@dataclass(frozen=True)
+class TeacherPrompt:
+    """Builds the conversation a teacher answers with its instruction."""
+
+    template: str
+    blind: bool = False
+
+    @classmethod
+    def named(cls, name: str, *, blind: bool = False) -> TeacherPrompt:
+        """From a template file: a path, or the name of a shipped one. Raises SettingError where it is missing or has no {query}."""
+        path = TEMPLATES / f"{name}.txt" if (TEMPLATES / f"{name}.txt").is_file() else Path(name)
+        if not path.is_file():
+            shipped = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.txt")))
+            raise SettingError(f"teacher.template={name!r}: no such file; shipped templates: {shipped}")
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        if text.count("{query}") != 1:
+            raise SettingError(f"teacher.template={name!r}: the template must hold {{query}} exactly once")
+        return cls(text, blind)
+
+    @property
+    def version(self) -> str:
+        """sha256 of the template text."""
+        return hashlib.sha256(self.template.encode()).hexdigest()
+
+    def messages(self, example: PublicExample) -> list[Message]:
+        """History as it is, then the filled template as the user's turn. The app's system prompt is for the student alone."""
+        head, _, tail = self.template.partition("{query}")
+        query = HIDDEN if self.blind else example.query
+        history = [] if self.blind else list(example.history)
+        return [*history, Message(role="user", content=head + query + tail)]

@@ -1,0 +1,66 @@
+"""The bridge from TRL to the line: completions become instructions, instructions become episodes, episodes become rewards.
+
+`Rewarder.score` is a bound `async def` method because TRL recognises async rewards by `iscoroutinefunction`; all student calls of a step
+run concurrently. A failed call pays None, which TRL leaves out of the group (never 0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from exchange.protocols import Reward, SamplingParams, StudentClient
+from exchange.records import Episode, Example
+from rewards.episode import correct, run_episode
+from teacher.policy import as_instruction
+
+
+class Rewarder:
+    """Scores a step's instructions by asking the student."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: Any,
+        *,
+        student: StudentClient,
+        params: SamplingParams,
+        reward: Reward,
+        record: Callable[[int, list[Episode]], None],
+    ) -> None:
+        self.examples = {example.id: example for example in examples}
+        self.tokenizer = tokenizer
+        self.student = student
+        self.params = params
+        self.reward = reward
+        self.record = record
+
+    async def score(
+        self, *, completion_ids: list[list[int]], example_id: list[str], trainer_state: Any, log_metric: Any, **_: Any
+    ) -> list[float | None]:
+        """TRL's reward function: one value a completion, None where the student failed or the answer could not be judged."""
+        instructions = [as_instruction(list(ids), self.tokenizer) for ids in completion_ids]
+        episodes = await asyncio.gather(
+            *(
+                run_episode(self.examples[name], instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
+                for name, instruction in zip(example_id, instructions, strict=True)
+            )
+        )
+        self.record(trainer_state.global_step + 1, episodes)
+        for name, value in training_rates(episodes).items():
+            log_metric(name, value)
+        return [episode.scores[0].value if episode.scores else None for episode in episodes]
+
+
+def training_rates(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Rates over a step's episodes: how often right, silent, ill-formed, failed, and how many instructions differ."""
+    grades = [grade for episode in episodes if (grade := correct(episode)) is not None]
+    total = len(episodes)
+    return {
+        "right_rate": sum(grades) / len(grades) if grades else 0.0,
+        "silence_rate": sum(not episode.instruction.text for episode in episodes) / total,
+        "ill_formed_rate": sum("ill_formed" in score.parts for episode in episodes for score in episode.scores) / total,
+        "distinct_rate": len({episode.instruction.text for episode in episodes}) / total,
+        "failed_rate": 1 - len(grades) / total,
+    }

@@ -1,0 +1,150 @@
+"""A run directory: what a run leaves behind, how it is found again, and which of its checkpoints are whole.
+
+    runs/20261120-204100-lab_arithmetic-grpo-s0/
+        config.yaml      fully resolved, with git commit
+        metrics.jsonl    a line a step
+        episodes.jsonl   a line a training episode
+        checkpoints/     step-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
+        teacher/         the best teacher (teacher.json is written last)
+        summary.json     written last of all: a run that has one is finished
+
+TRL writes a checkpoint in place, so a killed run can leave half of one; only folders with the marker are ever read again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exchange.command import RunError
+from exchange.settings import SettingError
+from teacher.config import TrainConfig
+
+COMPLETE = "complete"
+
+
+def runs_dir() -> Path:
+    """Where runs lie: WST_RUNS_DIR, default `runs`."""
+    return Path(os.environ.get("WST_RUNS_DIR", "runs"))
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this code lies in, with -dirty where files differ; None outside a checkout."""
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+def mark_complete(folder: Path) -> None:
+    """Declare a folder whole: everything in it is on disk before the marker appears."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    with (folder / COMPLETE).open("w") as marker:
+        os.fsync(marker.fileno())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that the file is the old one or the new one, never half of either."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class RunDirectory:
+    """Paths and bookkeeping of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.teacher = path / "teacher"
+
+    @classmethod
+    def create(cls, config: TrainConfig) -> RunDirectory:
+        """A new directory holding the resolved config. Raises SettingError where it cannot be written or holds a run already."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        name = f"{stamp}-{config.task.name}-{config.algorithm}-s{config.seed}"
+        path = Path(config.run.dir) if config.run.dir is not None else runs_dir() / name
+        if (path / "config.yaml").exists():
+            if config.run.dir is not None:
+                raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path} or name another")
+            path = path.with_name(f"{name}-{os.getpid()}")  # two runs started in one second
+        run = cls(path)
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump({**config.model_dump(mode="json"), "git_commit": git_commit()}, sort_keys=False)
+            (path / "config.yaml").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise SettingError(f"run directory {path} cannot be written ({error.strerror}); set run.dir or WST_RUNS_DIR") from None
+        return run
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config as written, without the commit."""
+        data: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        data.pop("git_commit", None)
+        return data
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    def last_checkpoint(self) -> tuple[int, Path] | None:
+        """(step, folder) of the newest whole training checkpoint; None before the first."""
+        whole = [p for p in self.checkpoints.glob("checkpoint-*") if (p / COMPLETE).exists()]
+        steps = sorted((int(p.name.rpartition("-")[2]), p) for p in whole)
+        return steps[-1] if steps else None
+
+    def drop_after(self, step: int) -> None:
+        """Forget what a killed process left beyond `step`: torn checkpoints, later lines of the logs, later best teachers."""
+        for folder in self.checkpoints.iterdir():
+            torn = folder.is_dir() and not (folder / COMPLETE).exists()
+            if torn or (folder.name.startswith("best-") and int(folder.name.rpartition("-")[2]) > step):
+                shutil.rmtree(folder)
+        for name in ("metrics.jsonl", "episodes.jsonl", "validation.jsonl"):
+            kept = [line for line in self.lines(name) if line["step"] <= step]
+            if (self.path / name).exists():
+                temporary = self.path / (name + ".tmp")
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+                temporary.replace(self.path / name)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a JSON-lines file of the run; a torn last line is left out."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+        return [json.loads(line) for line in whole.split("\n") if line]
+
+    def append(self, name: str, *rows: dict[str, Any]) -> None:
+        """Append lines to a JSON-lines file. Raises RunError where the disk refuses."""
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as stream:
+                stream.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise RunError(
+                f"{self.path / name} cannot be written ({error.strerror}); free space and go on with --resume={self.path}"
+            ) from None
+
+
+def find_unfinished(config: TrainConfig) -> RunDirectory:
+    """The newest unfinished run with the same resolved config (the `run` section aside). Raises SettingError where there is none."""
+    wanted = config.model_dump(mode="json")
+    wanted.pop("run")
+    for path in sorted(runs_dir().glob("*/config.yaml"), reverse=True):
+        run = RunDirectory(path.parent)
+        held = run.config()
+        held.pop("run", None)
+        if not run.finished and held == wanted:
+            return run
+    raise SettingError(
+        f"--resume: no unfinished run with these settings under {runs_dir()}; name one with --resume=RUN_DIR or leave it out"
+    )

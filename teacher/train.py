@@ -1,0 +1,117 @@
+"""`python -m teacher.train [CONFIG.yaml] [--a.b=value ...]`: train a teacher, measure it, leave it ready to serve.
+
+No config means the lab world: everything embedded, no network, minutes on two cores. The phases are warm start (best-of-N, then
+fine-tuning), GRPO with validation, export of the best teacher, evaluation of all arms. A killed run goes on with --resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from exchange.command import run_command
+from exchange.settings import SettingError, find_config, load, parse_flags, read_yaml, setting_docs
+from teacher.config import TrainConfig, resolve
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM during training ask for a checkpoint and a stop; at any other time, or twice, they stop at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.graceful = False
+
+    def __enter__(self) -> StopSignal:
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.number or not self.graceful:
+            raise KeyboardInterrupt
+        self.number = number
+        print("stopping after this step, with a checkpoint (once more to stop at once)", file=sys.stderr)
+
+
+def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
+    """The resolved config of the command line."""
+    data = read_yaml(find_config(argument)) if argument is not None else {}
+    return resolve(load(TrainConfig, data, parse_flags(rest)))
+
+
+def dry_run(config: TrainConfig) -> dict[str, Any]:
+    """What the run would do and ask, before anything is sent: student calls by phase, and the bound on completion tokens."""
+    from teacher.grpo import grpo_config
+
+    args = grpo_config(config, Path(os.devnull))
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    warm = config.teacher.warm_start
+    validations = (config.max_steps or 0) // config.eval.every + 2
+    calls = {
+        "warm_start": warm.questions * warm.samples if warm else 0,
+        "training": (config.max_steps or 0) * batch // args.num_iterations,
+        "validation": validations * config.task.validation_size,
+        "evaluation": (4 + (config.task.name == "lab_arithmetic") + len(config.eval.arms)) * config.eval.n,
+    }
+    total = sum(calls.values())
+    return {"student_calls": {**calls, "total": total}, "completion_tokens_at_most": total * config.student.max_tokens}
+
+
+def body(argv: list[str] | None) -> int:
+    epilog = "settings (also in a YAML file):\n" + "\n".join(
+        f"  --{name}={default}\n      {text}" for name, default, text in setting_docs(TrainConfig)
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m teacher.train", description=(__doc__ or "").split("\n")[0], epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("config", nargs="?", help="a YAML file, or the name of a shipped one; none = the lab world")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN_DIR", help="go on with a run (default: the newest unfinished one with these settings)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would cost, then stop")
+    args, rest = parser.parse_known_args(argv)
+
+    from teacher.run_directory import RunDirectory, find_unfinished
+
+    if args.resume and not args.config and not rest:
+        if not (Path(args.resume) / "config.yaml").is_file():
+            raise SettingError(f"--resume={args.resume}: not a run directory (no config.yaml)")
+        run = RunDirectory(Path(args.resume))
+        config = load(TrainConfig, run.config())
+    elif args.resume:
+        raise SettingError("--resume=RUN_DIR goes on with that run's own settings; give no others")
+    else:
+        config = read_config(args.config, rest)
+        if args.dry_run:
+            import yaml
+
+            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(dry_run(config), indent=1))
+            return 0
+        run = find_unfinished(config) if args.resume is not None else None  # type: ignore[assignment]
+    if run is not None and run.finished:
+        raise SettingError(f"{run.path}: this run is finished; measure it with `python -m teacher.evaluate {run.path}`")
+
+    from teacher.training import train
+
+    with StopSignal() as stop:
+        summary = train(config, run, stop)
+    if stop.number:
+        return 128 + stop.number
+    return 0 if summary else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command("teacher.train", lambda: body(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Which checkpoint is the best: the greedy teacher on validation questions, by the mean value its reward pays.
+
+The mean value, not the share right alone, so that of two equally right teachers the one that keeps silent more wins. Step 0 (after the
+warm start) is a candidate, so training never ships something worse than it began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.arms import run_arm
+from exchange.command import RunError
+from exchange.protocols import Reward, SamplingParams, StudentClient
+from exchange.records import Example
+from rewards.episode import correct
+from teacher.policy import TransformersPolicy
+from teacher.prompt import TeacherPrompt
+from teacher.run_directory import RunDirectory, mark_complete
+
+
+class Validator:
+    """Validates the teacher in training and keeps the best weights under `checkpoints/best-STEP`."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        examples: Sequence[Example],
+        tokenizer: Any,
+        prompt: TeacherPrompt,
+        *,
+        max_instruction_tokens: int,
+        student: StudentClient,
+        params: SamplingParams,
+        reward: Reward,
+    ) -> None:
+        self.run = run
+        self.examples = examples
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.max_instruction_tokens = max_instruction_tokens
+        self.student = student
+        self.params = params
+        self.reward = reward
+
+    def __call__(self, step: int, model: Any) -> float:
+        """Validate `model` at `step`, keep it where it is the best so far, return the mean value.
+
+        Raises RunError where no validation question could be scored.
+        """
+        policy = TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
+        episodes = asyncio.run(run_arm("validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward))
+        values = [e.scores[0].value for e in episodes if e.scores and e.scores[0].value is not None]
+        if not values:
+            reason = next((e.error for e in episodes if e.error), "no answer could be judged")
+            raise RunError(f"validation at step {step}: not one question could be scored ({reason}); go on with --resume={self.run.path}")
+        value = statistics.fmean(values)
+        right = statistics.fmean(grade for e in episodes if (grade := correct(e)) is not None)
+        best = self.best()
+        if best is None or value > best[0]:
+            folder = self.run.checkpoints / f"best-{step}"
+            if folder.exists():
+                shutil.rmtree(folder)
+            model.save_pretrained(folder)
+            mark_complete(folder)
+        self.run.append("validation.jsonl", {"step": step, "value": value, "right": right, "n": len(values)})
+        return right
+
+    def best(self) -> tuple[float, int, Path] | None:
+        """(value, step, folder) of the best validated step whose weights are kept; None before the first."""
+        candidates = [
+            (line["value"], -line["step"], self.run.checkpoints / f"best-{line['step']}") for line in self.run.lines("validation.jsonl")
+        ]
+        kept = [(value, -step, path) for value, step, path in sorted(candidates, reverse=True) if (path / "complete").exists()]
+        return kept[0] if kept else None
+
+    def prune(self, checkpoint_step: int) -> None:
+        """Drop kept weights that no resume can need: all but the best up to the last whole checkpoint, and later ones."""
+        best = self.best()
+        upto = [line for line in self.run.lines("validation.jsonl") if line["step"] <= checkpoint_step]
+        needed = {best[1]} if best else set()
+        if upto:
+            needed.add(max(upto, key=lambda line: (line["value"], -line["step"]))["step"])
+        for folder in self.run.checkpoints.glob("best-*"):
+            step = int(folder.name.rpartition("-")[2])
+            if step not in needed and step < checkpoint_step:
+                shutil.rmtree(folder)

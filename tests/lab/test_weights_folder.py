@@ -1,0 +1,55 @@
+"""The shipped weights are whole, small, and refused when damaged."""
+
+import shutil
+
+import pytest
+
+from lab import weights_folder
+from lab.weights_folder import model_dir, read_manifest, weights_dir
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the shipped world that a test may damage."""
+    shutil.copytree(weights_dir("arithmetic"), tmp_path / "arithmetic")
+    monkeypatch.setattr(weights_folder, "weights_dir", lambda world: tmp_path / world)
+    return tmp_path / "arithmetic"
+
+
+def test_the_shipped_world_is_whole_and_small():
+    for role in ("student", "student_b", "teacher"):
+        assert model_dir("arithmetic", role).is_dir()
+    files = [path for path in weights_dir("arithmetic").parent.rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) <= 4_000_000
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
+
+
+def test_a_flipped_bit_and_a_missing_file_are_refused_by_name(copy):
+    weights = copy / "teacher" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[1000] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"model.safetensors does not match its sha256; restore it"):
+        model_dir("arithmetic", "teacher")
+    assert model_dir("arithmetic", "student").is_dir()
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors is missing"):
+        model_dir("arithmetic", "teacher")
+
+
+def test_unknown_names_list_the_known_ones(copy):
+    with pytest.raises(ValueError, match=r"no model 'judge'; it has .*student, student_b, teacher"):
+        model_dir("arithmetic", "judge")
+    with pytest.raises(ValueError, match=r"lab.pretrain chess"):
+        read_manifest("chess")
+
+
+def test_the_figures_keep_the_worlds_bounds():
+    figures = read_manifest("arithmetic")["figures"]
+    for role in ("student", "student_b"):
+        arms = {name: entry["right"] for name, entry in figures[role].items()}
+        assert 0.25 <= arms["raw"] <= 0.45
+        assert arms["untrained"] < arms["raw"]
+        assert arms["oracle"] >= 0.97
+        assert arms["best_static"] <= 0.60
+    assert figures["student"]["blind"]["right"] <= 0.60

@@ -1,0 +1,168 @@
+"""The embedded student on a tiny random model, against transformers' own `generate`."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from exchange.protocols import SamplingParams
+from exchange.records import Message
+from student_clients.embedded import EmbeddedStudent
+from student_clients.ledger import CountingStudent
+
+GREEDY = SamplingParams(max_tokens=12)
+TEXTS = [("ab" * i + str(i))[: 3 * i + 1] for i in range(1, 13)]
+
+
+def turn(text: str) -> list[Message]:
+    return [Message(role="user", content=text)]
+
+
+async def answers(student: EmbeddedStudent | CountingStudent, texts: list[str], params: SamplingParams = GREEDY) -> list[str | None]:
+    got = await asyncio.gather(*(student.complete(turn(text), params) for text in texts))
+    return [completions[0].text for completions in got]
+
+
+def generated_one_by_one(folder: Path, texts: list[str]) -> list[str]:
+    """What transformers' greedy `generate` answers to each text alone."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    expected = []
+    for text in texts:
+        ids = tokenizer(text + "<end>", return_tensors="pt")
+        out = model.generate(**ids, max_new_tokens=12, do_sample=False)
+        expected.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    return expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_batches_give_what_generate_gives_one_by_one(tiny_model: Path, batch_size: int) -> None:
+    expected = generated_one_by_one(tiny_model, TEXTS)
+    assert len(set(expected)) == len(TEXTS)
+    student = EmbeddedStudent(tiny_model, batch_size=batch_size)
+    assert asyncio.run(answers(student, TEXTS)) == expected
+    asyncio.run(student.aclose())
+
+
+def test_an_end_token_stops_an_answer_and_is_counted(tiny_model: Path) -> None:
+    from student_clients.embedded_decoding import Row, decode
+
+    student = EmbeddedStudent(tiny_model)
+    asyncio.run(student.check())
+    loaded = student._loaded
+    assert loaded is not None
+
+    def continued(end_ids: frozenset[int]) -> list[Row]:
+        import random
+
+        rows = [Row([5 + i, 9], 12, 0.0, random.Random()) for i in range(8)]
+        decode(loaded.model, rows, end_ids, lambda: True)
+        return rows
+
+    free = continued(frozenset())
+    assert [(len(row.new_ids), row.finish_reason) for row in free] == [(12, "length")] * 8
+    end = free[0].new_ids[4]
+    for row, stopped in zip(free, continued(frozenset({end})), strict=True):
+        ends = end in row.new_ids
+        assert stopped.new_ids == (row.new_ids[: row.new_ids.index(end) + 1] if ends else row.new_ids)
+        assert stopped.finish_reason == ("stop" if ends else "length")
+    asyncio.run(student.aclose())
+
+
+def test_equal_greedy_requests_in_flight_are_computed_once(tiny_model: Path) -> None:
+    student = CountingStudent(EmbeddedStudent(tiny_model))
+
+    async def body() -> None:
+        got = await asyncio.gather(*(student.complete(turn(text), GREEDY, n=2) for text in ("a", "b", "a")))
+        flat = [completion for completions in got for completion in completions]
+        assert [completion.cached for completion in flat] == [False, True, False, True, True, True]
+        assert len({completion.text for completion in flat}) == 2
+
+    asyncio.run(body())
+    assert student.stats.as_dict() == {
+        "calls": 2, "cache_hits": 4, "failures": 0, "prompt_tokens": 4, "completion_tokens": 24, "cost_usd": 0.0,
+    }  # fmt: skip
+    asyncio.run(student.aclose())
+
+
+def test_a_seed_repeats_an_answer_whatever_else_is_in_the_batch(tiny_model: Path) -> None:
+    student = EmbeddedStudent(tiny_model)
+    params = SamplingParams(temperature=1.5, max_tokens=12, seed=3)
+
+    async def body() -> None:
+        alone = await student.complete(turn("abc"), params, n=3)
+        assert len({completion.text for completion in alone}) == 3
+        crowd, *_ = await asyncio.gather(student.complete(turn("abc"), params, n=3), answers(student, TEXTS))
+        assert [completion.text for completion in crowd] == [completion.text for completion in alone]
+        (last,) = await student.complete(turn("abc"), params, sample_index=2)
+        assert last.text == alone[2].text
+
+    asyncio.run(body())
+    asyncio.run(student.aclose())
+
+
+def test_sampling_follows_the_softmax() -> None:
+    import random
+
+    import torch
+
+    from student_clients.embedded_decoding import Row, _next_tokens
+
+    rng = random.Random(0)
+    rows = [Row([1], 1, 2.0, rng) for _ in range(4000)]
+    logits = torch.tensor([[0.0, -1e9, 2.0, 4.0]]).expand(4000, -1)
+    shares = torch.bincount(_next_tokens(logits, rows), minlength=4) / 4000
+    assert shares[1] == 0
+    assert torch.allclose(shares, torch.tensor([0.0, -1e9, 1.0, 2.0]).softmax(-1), atol=0.03)
+
+
+def test_a_prompt_that_fills_the_context_fails_alone(tiny_model: Path) -> None:
+    student = CountingStudent(EmbeddedStudent(tiny_model))
+
+    async def body() -> None:
+        too_long, fits = await asyncio.gather(
+            student.complete(turn("a" * 63), GREEDY), student.complete(turn("a" * 62), GREEDY), return_exceptions=True
+        )
+        assert isinstance(too_long, errors.StudentBadRequest)
+        assert "64 tokens" in str(too_long)
+        assert isinstance(fits, list)
+        assert (fits[0].prompt_tokens, fits[0].completion_tokens, fits[0].finish_reason) == (63, 1, "length")
+
+    asyncio.run(body())
+    assert (student.stats.calls, student.stats.failures) == (1, 1)
+    asyncio.run(student.aclose())
+
+
+def test_two_loops_at_the_same_time_and_one_after_them(tiny_model: Path) -> None:
+    student = EmbeddedStudent(tiny_model)
+    got: list[list[str | None]] = []
+    threads = [threading.Thread(target=lambda: got.append(asyncio.run(answers(student, TEXTS)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got[0] == got[1] == asyncio.run(answers(student, TEXTS))
+    asyncio.run(student.aclose())
+
+
+def test_closed_means_closed(tiny_model: Path) -> None:
+    student = EmbeddedStudent(tiny_model)
+    asyncio.run(student.aclose())
+    with pytest.raises(errors.StudentUnreachable, match="was closed"):
+        asyncio.run(student.complete(turn("a"), GREEDY))
+
+
+def test_check_says_what_is_wrong_with_a_model(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    nothing = EmbeddedStudent(tmp_path / "nothing")
+    with pytest.raises(errors.StudentUnknownModel, match="cannot load"):
+        asyncio.run(nothing.check())
+    shutil.copytree(tiny_model, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    base = EmbeddedStudent(tmp_path / "base")
+    with pytest.raises(errors.StudentUnknownModel, match="has no chat template"):
+        asyncio.run(base.check())
+    for student in (nothing, base):
+        asyncio.run(student.aclose())

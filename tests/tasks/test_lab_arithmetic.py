@@ -1,0 +1,79 @@
+"""The lab world: golds, splits, language, procedures, dial."""
+
+import random
+
+import pytest
+
+from tasks import lab_arithmetic
+from tasks.lab_arithmetic import FAMILIES, NAMES, TEST_NAMES, draw_question, family_weights, test_pair
+from tasks.lab_language import all_advice, parse, work, write_down
+
+test_pair.__test__ = False  # a function of the task, not a test
+
+
+def numbers(text):
+    return [int(word) for word in "".join(c if c.isdigit() else " " for c in text).split()]
+
+
+def test_the_oracle_instruction_gives_the_gold_on_every_question():
+    for split in ("train", "validation", "test"):
+        for example in lab_arithmetic.load(split, limit=300):
+            advice = parse(example.oracle)
+            first, second = numbers(example.query)
+            assert work(advice.operation, advice.order, first, second)[1] == int(example.gold)
+            assert advice.held_out
+
+
+def test_splits_share_no_question_and_test_has_its_own_names_pairs_and_texts():
+    splits = {split: lab_arithmetic.load(split, limit=1500) for split in ("train", "validation", "test")}
+    texts = {split: {example.query for example in examples} for split, examples in splits.items()}
+    assert all(len(texts[split]) == 1500 for split in texts)
+    assert not texts["train"] & texts["validation"] and not texts["train"] & texts["test"]
+    words = {split: {word.strip(".,?") for text in texts[split] for word in text.split()} for split in texts}
+    assert not words["test"] & set(NAMES) and not words["train"] & set(TEST_NAMES)
+    pairs = {split: {tuple(sorted(numbers(text))) for text in texts[split]} for split in texts}
+    assert not pairs["test"] & pairs["train"]
+
+
+def test_the_language_has_648_instructions_that_parse_back():
+    texts = {advice.text for advice in all_advice()}
+    assert len(texts) == 648
+    assert all(parse(advice.text) == advice for advice in all_advice())
+    assert parse("Multiply the two numbers.") is None
+    assert parse("") is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "order", "steps", "result"),
+    [
+        ("add", "second", ["8 + 47 = 55"], 55),
+        ("subtract", "second", ["8 - 47 = -39"], -39),
+        ("multiply", "second", ["40 x 8 = 320", "7 x 8 = 56", "320 + 56 = 376"], 376),
+        ("divide", "first", ["4 / 8 = 0 rest 4", "47 / 8 = 5 rest 7"], 5),
+        ("divide", "second", ["8 / 47 = 0 rest 8"], 0),
+        ("double_add", "first", ["47 + 47 = 94", "94 + 8 = 102"], 102),
+        ("double_subtract", "second", ["8 + 8 = 16", "16 - 47 = -31"], -31),
+    ],
+)
+def test_procedures(operation, order, steps, result):
+    assert work(operation, order, 47, 8) == (steps, result)
+
+
+def test_bookkeeping_changes_the_form_alone():
+    assert write_down(["a", "b"], 3, "lines") == "a\nb\n#### 3"
+    assert write_down(["a", "b"], 3, "row") == "a; b\n#### 3"
+    assert write_down(["a", "b"], 3, "numbered") == "1) a\n2) b\n#### 3"
+
+
+def test_the_dial_mixes_the_families():
+    assert family_weights(1.0) == {name: family.weight for name, family in FAMILIES.items()}
+    at_zero = family_weights(0.0)
+    assert sum(at_zero.values()) == pytest.approx(1.0)
+    assert {name for name, weight in at_zero.items() if weight} == {"total", "growth"}
+    assert {e.family for e in lab_arithmetic.load("test", limit=200, dial=0.0)} == {"total", "growth"}
+
+
+def test_no_family_has_more_than_a_third_of_a_dial_one_split_right_by_one_procedure():
+    drawn = [draw_question(random.Random(i), test=True, weights=family_weights(1.0)) for i in range(3000)]
+    share = sum(q.operation == "add" for q in drawn) / len(drawn)
+    assert 0.32 < share < 0.40

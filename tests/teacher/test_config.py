@@ -1,0 +1,54 @@
+"""Presets and the errors of a run's settings."""
+
+import pytest
+
+from exchange.settings import SettingError, load, parse_flags
+from teacher.config import HUB_TRL, LAB_TRL, LAB_WARM_START, TrainConfig, resolve
+
+
+def read(*flags, data=None):
+    return resolve(load(TrainConfig, data or {}, parse_flags(flags)))
+
+
+def test_no_config_is_the_lab_world():
+    config = read()
+    assert (config.task.name, config.student.model, config.teacher.preset) == ("lab_arithmetic", "lab:arithmetic/student", "lab")
+    assert config.trl == LAB_TRL and config.teacher.warm_start == LAB_WARM_START
+
+
+def test_a_hub_teacher_never_inherits_lab_values():
+    config = read("--teacher.model=Qwen/Qwen2.5-0.5B-Instruct")
+    assert config.teacher.preset == "hub" and config.trl == HUB_TRL
+    assert config.trl["learning_rate"] == 1e-6 and config.trl["beta"] > 0 and config.trl["num_generations"] >= 8
+    assert config.teacher.max_instruction_tokens == 128 and config.teacher.warm_start.questions > 0
+
+
+def test_what_the_user_sets_wins_over_the_preset():
+    config = read("--trl.learning_rate=0.5", "--max_steps=3", "--teacher.warm_start.questions=0")
+    assert config.trl["learning_rate"] == 0.5 and config.trl["num_generations"] == LAB_TRL["num_generations"]
+    assert config.max_steps == 3 and config.teacher.warm_start.questions == 0
+
+
+def test_resolving_twice_changes_nothing():
+    config = read("--seed=4")
+    assert resolve(config) == config
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--max_step=3", "max_step=3: no such setting; did you mean max_steps?"),
+        ("--student.base_ur=x", "did you mean student.base_url?"),
+        ("--max_steps=many", "max_steps='many': input should be a valid integer"),
+        ("--algorithm=grop", "algorithm='grop': input should be 'grpo'"),
+        ("--trl.max_steps=3", "trl.max_steps=3: set max_steps instead"),
+        ("--trl.seed=3", "trl.seed=3: set seed instead"),
+        ("--task.dial=2", "task.dial=2: input should be less than or equal to 1"),
+        ("--task=gsm8k", "task='gsm8k': input should be a valid dictionary"),
+        ("max_steps=3", "settings are written --name=value"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(flag, message):
+    with pytest.raises(SettingError) as caught:
+        read(flag)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

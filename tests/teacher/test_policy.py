@@ -1,0 +1,120 @@
+"""The teacher as a policy, and its folder format."""
+
+import asyncio
+import json
+
+import pytest
+
+from exchange.records import Message, PublicExample
+from exchange.settings import SettingError
+from lab.weights_folder import weights_dir
+from teacher.policy import TransformersPolicy, as_instruction, load_model, load_teacher, save_teacher
+from teacher.prompt import HIDDEN, TeacherPrompt
+
+EXAMPLES = [
+    PublicExample(id=str(i), task="lab_arithmetic", split="test", query=text)
+    for i, text in enumerate(
+        ("Anna has 47 pens and Ben has 8 pens. How many pens are there altogether?", "Ravi lost 8 of the 47 cups. How many cups are left?")
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model("lab:arithmetic/teacher")
+
+
+def test_a_batch_writes_what_single_queries_get(base):
+    policy = TransformersPolicy(*base, TeacherPrompt.named("lab"), max_instruction_tokens=40)
+    together = asyncio.run(policy.instruct(EXAMPLES))
+    alone = [asyncio.run(policy.instruct([example]))[0] for example in EXAMPLES]
+    assert together == alone
+    assert all(not instruction.truncated for instruction in together)
+
+
+def test_a_text_cut_at_the_limit_is_marked(base):
+    policy = TransformersPolicy(*base, TeacherPrompt.named("lab"), max_instruction_tokens=1, temperature=1.0)
+    instructions = asyncio.run(policy.instruct(EXAMPLES * 20))
+    assert any(instruction.truncated and instruction.num_tokens == 1 for instruction in instructions)
+
+
+def test_ids_are_cut_at_the_end_token(base):
+    tokenizer = base[1]
+    words = tokenizer("Add the two numbers.")["input_ids"]
+    ended = as_instruction([*words, tokenizer.eos_token_id, tokenizer.pad_token_id], tokenizer)
+    assert (ended.text, ended.num_tokens, ended.truncated, ended.source) == ("Add the two numbers.", len(words), False, "teacher")
+    assert as_instruction(words, tokenizer).truncated
+    silent = as_instruction([tokenizer.eos_token_id], tokenizer)
+    assert (silent.text, silent.source, silent.truncated) == ("", "silence", False)
+
+
+def test_a_saved_teacher_loads_and_writes_the_same(base, tmp_path):
+    prompt = TeacherPrompt.named("lab")
+    facts = {"id": "t", "task": "lab_arithmetic", "max_instruction_tokens": 40}
+    manifest = save_teacher(tmp_path / "teacher", *base, prompt, facts)
+    teacher = load_teacher(tmp_path / "teacher")
+    assert (teacher.id, teacher.sha256) == ("t", manifest["sha256"])
+    texts = [i.text for i in asyncio.run(teacher.policy.instruct(EXAMPLES))]
+    direct = TransformersPolicy(*base, prompt, max_instruction_tokens=40)
+    assert texts == [i.text for i in asyncio.run(direct.instruct(EXAMPLES))]
+
+
+def test_altered_or_incomplete_teachers_are_refused(base, tmp_path):
+    folder = tmp_path / "teacher"
+    save_teacher(folder, *base, TeacherPrompt.named("lab"), {"id": "t", "task": "x", "max_instruction_tokens": 8})
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(SettingError, match="do not match the manifest's sha256"):
+        load_teacher(folder)
+    (folder / "teacher.json").unlink()
+    with pytest.raises(SettingError, match="not a teacher"):
+        load_teacher(folder)
+
+
+def test_models_that_cannot_be_loaded_say_why(tmp_path, base):
+    with pytest.raises(SettingError, match=r"teacher model .* cannot be loaded"):
+        load_model(str(tmp_path))
+    source = weights_dir("arithmetic") / "teacher"
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(SettingError, match=r"teacher model .* cannot be loaded"):
+        load_model(str(tmp_path))
+    with pytest.raises(SettingError, match="has no model 'nobody'"):
+        load_model("lab:arithmetic/nobody")
+
+
+def test_the_prompt_is_history_then_the_filled_template(tmp_path):
+    example = EXAMPLES[0].model_copy(update={"query": "Is {query} safe?", "history": (Message(role="user", content="Hi"),)})
+    messages = TeacherPrompt("Q: {query}\nI:").messages(example)
+    assert [m.content for m in messages] == ["Hi", "Q: Is {query} safe?\nI:"]
+    assert [m.content for m in TeacherPrompt("{query}", blind=True).messages(example)] == [HIDDEN]
+    (tmp_path / "bad.txt").write_text("no slot")
+    with pytest.raises(SettingError, match="exactly once"):
+        TeacherPrompt.named(str(tmp_path / "bad.txt"))
+    with pytest.raises(SettingError, match="shipped templates: default, lab"):
+        TeacherPrompt.named("nothing")
+
+
+def test_a_query_beyond_the_context_is_passed_through_and_leaves_its_neighbours_alone(base):
+    policy = TransformersPolicy(*base, TeacherPrompt.named("lab"), max_instruction_tokens=40)
+    long = EXAMPLES[0].model_copy(update={"query": "long words " * 3000})
+    first, second, third = asyncio.run(policy.instruct([EXAMPLES[0], long, EXAMPLES[1]]))
+    assert (second.text, second.source) == ("", "passthrough")
+    assert [first, third] == asyncio.run(policy.instruct(EXAMPLES))
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not a JSON object"), ("[]", "has no blind"), ('{"id": "x"}', "has no blind")])
+def test_a_damaged_manifest_is_refused(base, tmp_path, text, message):
+    save_teacher(tmp_path / "t", *base, TeacherPrompt.named("lab"), {"id": "t", "task": "x", "max_instruction_tokens": 8})
+    (tmp_path / "t" / "teacher.json").write_text(text)
+    with pytest.raises(SettingError, match=message):
+        load_teacher(tmp_path / "t")
+
+
+def test_the_manifest_is_json_with_both_template_versions(base, tmp_path):
+    save_teacher(tmp_path / "t", *base, TeacherPrompt.named("lab"), {"id": "t", "task": "x", "max_instruction_tokens": 8})
+    manifest = json.loads((tmp_path / "t" / "teacher.json").read_text())
+    assert {len(manifest[key]) for key in ("sha256", "teacher_template", "advice_template")} == {64}

@@ -1,0 +1,173 @@
+"""The whole line at toy size: every phase of a run on the embedded lab world, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evaluation.arms import EvalSummary
+from teacher.locate import find_teacher
+from teacher.run_directory import RunDirectory
+from teacher.train import main
+
+TINY = [
+    "--max_steps=2",
+    "--eval.every=1",
+    "--eval.n=24",
+    "--task.train_size=60",
+    "--task.validation_size=12",
+    "--teacher.warm_start.questions=6",
+    "--teacher.warm_start.samples=4",
+    "--teacher.warm_start.epochs=1",
+    "--trl.per_device_train_batch_size=16",
+    "--trl.num_generations=4",
+]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WST_RUNS_DIR", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def command(*flags):
+    return [sys.executable, "-m", "teacher.train", *TINY, *flags]
+
+
+def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsys):
+    assert main(TINY) == 0
+    run = RunDirectory(next(runs.iterdir()))
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert (summary["task"], summary["algorithm"], summary["seed"], summary["steps"]) == ("lab_arithmetic", "grpo", 0, 2)
+    arms = EvalSummary.model_validate(summary["eval"]).arms
+    assert list(arms) == ["raw", "static", "untrained", "trained", "oracle"]
+    assert all(arm.n == 24 and arm.failed == 0 for arm in arms.values())
+    # 6 x 4 of the warm start, 3 validations of 12, 2 steps of 16, 5 arms of 24; equal requests in flight are asked once.
+    student = summary["student"]
+    assert student["calls"] + student["cache_hits"] == 24 + 3 * 12 + 2 * 16 + 5 * 24
+    assert student["failures"] == 0 and student["completion_tokens"] > 0
+    assert [line["step"] for line in run.lines("metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in run.lines("validation.jsonl")] == [0, 1, 2]
+    assert len(run.lines("episodes.jsonl")) == 24 + 2 * 16
+    assert find_teacher() == run.teacher
+    table = capsys.readouterr().out
+    assert "trained" in table and "verdict:" in table
+
+
+def test_the_dry_run_counts_the_calls_and_asks_nothing(runs, capsys):
+    assert main([*TINY, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    calls = json.loads(printed[printed.rindex('{\n "student_calls"') :])["student_calls"]
+    assert calls == {"warm_start": 24, "training": 32, "validation": 48, "evaluation": 120, "total": 224}
+    assert not runs.exists()
+
+
+def test_unreachable_student_is_one_line_before_anything_is_written(runs, free_port, capsys):
+    flags = [f"--student.base_url=http://127.0.0.1:{free_port}/v1", "--student.model=m", "--student.pacing.max_attempts=1"]
+    assert main([*TINY, *flags]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("teacher.train: student") and "\n" not in error
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--reward.silence=1"], "did you mean reward.silence_bonus?"),
+        (["nowhere.yaml"], "nowhere.yaml: no such config file; shipped ones: gsm8k_grpo, lab_arithmetic_grpo"),
+        (["--trl.num_generation=4"], "did you mean trl.num_generations?"),
+        (["--trl.num_generations=5"], "trl: "),
+        (["--trl.steps_per_generation=2", "--eval.every=1"], "eval.every=1: checkpoints must fall between generated batches"),
+        (["--teacher.model=/nowhere/model"], "teacher model '/nowhere/model' cannot be loaded"),
+        (["--resume"], "no unfinished run with these settings"),
+        (["--resume=/nowhere"], "goes on with that run's own settings"),
+        (["--task.name=gsm8k", "--task.path=/nowhere"], "task.path='/nowhere': no such folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(runs, capsys, flags, message):
+    assert main([*TINY, *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error, error
+
+
+def test_a_config_file_that_is_no_config_says_so(runs, tmp_path, capsys):
+    for content, message in [("- a\n- b\n", "expected settings as 'key: value'"), ("a: [", "not valid YAML"), ("\xff", "")]:
+        path = tmp_path / "c.yaml"
+        path.write_text(content, encoding="latin-1")
+        assert main([str(path)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def environment(runs):
+    return {**os.environ, "WST_RUNS_DIR": str(runs), "PYTHONPATH": str(ROOT)}
+
+
+def wait_for(path, process):
+    """Wait until a file appears or the process ends."""
+    while not path() and process.poll() is None:
+        time.sleep(0.01)
+    return path()
+
+
+def final_weights(runs):
+    run = RunDirectory(next(runs.iterdir()))
+    return (run.teacher / "model.safetensors").read_bytes(), json.loads((run.path / "summary.json").read_text())["eval"]
+
+
+LONGER = ["--max_steps=6", "--eval.every=2"]
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path):
+    """kill -9 in the warm start, between checkpoints and in the middle of writing one; the resumed run ends bit for bit the same."""
+    whole = tmp_path / "whole"
+    subprocess.run(command(*LONGER), check=True, env=environment(whole), capture_output=True)
+    expected = final_weights(whole)
+
+    broken = tmp_path / "broken"
+
+    def found(pattern):
+        return lambda: list(broken.glob(pattern))
+
+    moments = [
+        "*/checkpoints",  # the warm start has begun
+        "*/checkpoints/checkpoint-2/model.safetensors",  # a checkpoint is being written
+        "*/checkpoints/checkpoint-2/complete",  # between checkpoints
+        "*/checkpoints/checkpoint-6/model.safetensors",
+    ]
+    for i, moment in enumerate(moments):
+        process = subprocess.Popen(
+            command(*LONGER, *(["--resume"] if i else [])), env=environment(broken), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert wait_for(found(moment), process), process.communicate()
+        process.kill()
+        process.communicate()
+        assert not list(broken.glob("*/summary.json"))
+    subprocess.run(command(*LONGER, "--resume"), check=True, env=environment(broken), capture_output=True)
+    assert len(list(broken.iterdir())) == 1
+    assert final_weights(broken) == expected
+    run = RunDirectory(next(broken.iterdir()))
+    assert [line["step"] for line in run.lines("metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in run.lines("validation.jsonl")] == [0, 2, 4, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_with_a_checkpoint_and_says_how_to_go_on(tmp_path, number, code):
+    process = subprocess.Popen(
+        command("--max_steps=500", "--eval.every=100"), env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert wait_for(lambda: list(tmp_path.glob("*/metrics.jsonl")), process), process.communicate()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    run = RunDirectory(next(tmp_path.iterdir()))
+    step, _ = run.last_checkpoint()
+    assert step == run.lines("metrics.jsonl")[-1]["step"] < 500
+    assert f"go on with: python -m teacher.train --resume={run.path}" in errors.replace("\n", "")
