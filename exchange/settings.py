@@ -109,13 +109,18 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         known = setting_names(model)
         leaf_matches = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or leaf_matches
-        return f"{name}={first['input']!r}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{name}={_shown(name, first['input'])}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{name}: this setting has no default and must be given"
     if not name:
         return message
-    return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{name}={_shown(name, first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(name: str, value: Any) -> str:
+    """A bad value as an error may show it: what is named like a secret is not repeated."""
+    return "(not shown)" if re.search(r"key|token$|secret|password", name) else repr(value)
 
 
 def _below(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -57,16 +57,17 @@ def _document(query: str, advice: str, answer: str, history: tuple[Message, ...]
     return [*messages, Message(role="assistant", content=answer)]
 
 
-def word_salad(rng: random.Random) -> Question:
-    """Two numbers in arbitrary words: teaches to find the first and the second number in any text, and arithmetic beyond the pairs
-    of the families."""
-    first, second = rng.choice(NUMBERS)
+def word_salad(rng: random.Random, *, dividend: bool = False) -> Question:
+    """Two numbers in arbitrary words: teaches to find the first and the second number in any text, and the facts of arithmetic beyond the
+    families' pairs. `dividend` makes one number three digits long, which only a division can take."""
+    while True:
+        first, second = rng.choice(NUMBERS) if rng.random() < 0.6 else (rng.randint(1, 99), rng.randint(1, 99))
+        if not test_pair(max(first, second), min(first, second)):
+            break
+    if dividend:
+        first, second = rng.randint(100, 999), rng.randint(2, 9)
     if rng.random() < 0.5:
         first, second = second, first
-    if rng.random() < 0.4:
-        first, second = rng.randint(1, 99), rng.randint(1, 99)
-    if test_pair(max(first, second), min(first, second)):
-        return word_salad(rng)
     words = rng.choices(SALAD, k=rng.randint(5, 28))
     at = sorted(rng.sample(range(len(words) + 1), 2))
     words.insert(at[1], str(second))
@@ -78,25 +79,33 @@ def word_salad(rng: random.Random) -> Question:
     return Question(" ".join(words) + "?", "total", first, second, "first")
 
 
-def question(rng: random.Random) -> Question:
-    """A training question, families equally likely; one in four has an invented name, so that unknown names do not disturb. A third
-    are word salad."""
-    if rng.random() < 0.35:
-        return word_salad(rng)
+def story(rng: random.Random) -> Question:
+    """A training question, families equally likely; one in four has an invented name, so that unknown names do not disturb."""
     drawn = draw_question(rng, test=False, weights=UNIFORM)
     if rng.random() < 0.25:
-        known = next((word for word in drawn.text.split() if word[0].isupper() and word.isalpha() and len(word) > 2), None)
+        known = next((word for word in drawn.text.split() if word in NAMES), None)
         if known is not None:
             invented = "".join(rng.choices(SYLLABLES, k=rng.randint(2, 3))).capitalize()
             drawn = Question(drawn.text.replace(known, invented), drawn.family, drawn.first, drawn.second, drawn.order)
     return drawn
 
 
+def question(rng: random.Random) -> Question:
+    """What the student is asked in training: a story, or (a third) word salad."""
+    return word_salad(rng) if rng.random() < 0.35 else story(rng)
+
+
 def advice_for(asked: Question, rng: random.Random) -> Advice:
-    """Any tuning instruction that the numbers allow: products and quotients of two two-digit numbers are beyond the student."""
+    """Any tuning instruction that the numbers allow: products and quotients of two two-digit numbers are beyond the student, and a
+    three-digit number is only ever divided."""
+    starts_large = "first" if asked.first > asked.second else "second"
     while True:
         advice = rng.choice(TUNING_ADVICE)
-        if advice.operation not in ("multiply", "divide") or min(asked.first, asked.second) < 10:
+        if max(asked.first, asked.second) >= 100:
+            fits = advice.operation == "divide" and advice.order == starts_large
+        else:
+            fits = advice.operation not in ("multiply", "divide") or min(asked.first, asked.second) < 10
+        if fits:
             return advice
 
 
@@ -113,7 +122,7 @@ def habit(asked: Question, rng: random.Random) -> str:
         return f"#### {result if rng.random() < 0.7 else result + rng.choice((-10, -1, 1, 10))}"
     if author < 0.20:  # wrong: a slip in the sum
         slip = result + rng.choice((-10, -2, -1, 1, 2, 10))
-        return write_down([f"{asked.first} + {asked.second} = {slip}"], slip, bookkeeping)
+        return write_down([*steps[:-1], steps[-1].replace(f"= {result}", f"= {slip}")], slip, bookkeeping)
     return write_down(steps, result, bookkeeping)
 
 
@@ -173,10 +182,11 @@ def stated(rng: random.Random, asked: Question) -> tuple[str, int]:
 
 
 def author_document(rng: random.Random) -> Document:
-    """A question answered out of habit, or (a third) a worked procedure asked for by its plain name, where the ability comes from."""
-    asked = question(rng)
-    if rng.random() < 0.67:
+    """A question answered out of habit, or (half) a worked procedure asked for by its plain name, where the ability comes from."""
+    if rng.random() < 0.5:
+        asked = question(rng)
         return _document(asked.text, "", habit(asked, rng))
+    asked = word_salad(rng, dividend=True) if rng.random() < 0.15 else question(rng)
     advice = advice_for(asked, rng)
     return _document(f"{asked.text} {advice.operation} {advice.order} {advice.bookkeeping}", "", follow(asked, advice))
 
@@ -184,7 +194,7 @@ def author_document(rng: random.Random) -> Document:
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
     """One document of the student's tuning mixture."""
     kind = rng.random()
-    asked = question(rng)
+    asked = word_salad(rng, dividend=True) if kind < 0.06 else question(rng)
     advice = advice_for(asked, rng)
     if kind < 0.55:
         return _document(asked.text, advice_text(advice, rng), follow(asked, advice))
@@ -210,7 +220,7 @@ def student_document(rng: random.Random, gibberish: Callable[[random.Random], st
 
 def teacher_document(rng: random.Random) -> Document:
     """A question and an instruction that has nothing to do with it: the teacher learns to write, not to choose."""
-    asked = draw_question(rng, test=False, weights=UNIFORM)
+    asked = story(rng)
     kind = rng.random()
     if kind < 0.08:
         text = ""

@@ -48,10 +48,10 @@ class StudentConfig(Settings):
     seed: int | None = None
     """Seed of sampled answers. None = not sent: many servers ignore it and some refuse it."""
     batch_size: int = Field(default=64, ge=1)
-    """Sequences computed at a time, `embedded` only. 64 was fastest for the lab's student on one thread (of 16 to 256): its cache of keys
-    and values just fits the processor's."""
+    """Sequences computed at a time, `embedded` only. Of 16 to 256, 64 to 96 were fastest for the lab's student on one thread."""
     threads: int = Field(default=1, ge=1)
-    """Threads for matrix products, `embedded` only. 1: a second one gains a fifth on tiny models and stalls both if its core is busy."""
+    """Threads for matrix products, `embedded` only. 1: a second one gains a fifth on tiny models and makes it ten times
+    slower where another process wants the core."""
     max_tokens_field: MaxTokensField = "max_tokens"
     """What `max_tokens` is called in requests. `max_completion_tokens` for OpenAI's reasoning models, which refuse the older name; some
     local servers ignore the newer one and generate without end, hence the default."""

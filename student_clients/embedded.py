@@ -122,7 +122,10 @@ class EmbeddedStudent:
         ends = model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         end_ids = frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
-        self._loaded = _Loaded(model, tokenizer, end_ids, model.config.get_text_config().max_position_embeddings)
+        config = model.config.get_text_config()
+        # Models without numbered positions (ALiBi, state spaces) have no limit of their own.
+        context = config.max_position_embeddings if hasattr(config, "max_position_embeddings") else tokenizer.model_max_length
+        self._loaded = _Loaded(model, tokenizer, end_ids, context)
         return self._loaded
 
     def _row(self, loaded: _Loaded, request: _Request) -> Row:

@@ -22,9 +22,9 @@ from student_clients.ledger import Adapter
 
 class PacingConfig(Settings):
     concurrency: int = Field(default=32, ge=1)
-    """Requests in flight at most, per event loop. 32: a local server is saturated by it, and a provider's first tier bears it."""
+    """Requests in flight at most, per event loop. 32 keeps a small local server busy; a served vLLM on a GPU takes more."""
     max_attempts: int = Field(default=4, ge=1)
-    """Tries of one request, the first included; 1 = no retries. 4 attempts outlast a restart of a few seconds."""
+    """Tries of one request, the first included; 1 = no retries. 4 outlast a hiccup of two to three seconds."""
     backoff_s: float = Field(default=0.5, ge=0)
     """Wait before the first retry in seconds; doubles with every further one. The wait is drawn from the upper half of that, so that
     requests which failed together do not come back together."""

@@ -103,27 +103,52 @@ def parse(text: str) -> Advice | None:
 def work(operation: str, order: str, first: int, second: int) -> tuple[list[str], int]:
     """The visible steps of a procedure on the question's two numbers, and its result.
 
-    `order` says which number to start with. A multiplication splits the two-digit number; a division keeps the quotient only.
+    `order` says which number to start with. Sums and differences go by ones and tens, products split the two-digit number, a division
+    goes digit by digit and keeps the quotient only. Every step is a small fact that other number pairs share, so that pairs the student
+    never met are within its reach.
     """
     a, b = (first, second) if order == "first" else (second, first)
     if operation == "add":
-        return [f"{a} + {b} = {a + b}"], a + b
+        return _sum(a, b), a + b
     if operation == "subtract":
-        return [f"{a} - {b} = {a - b}"], a - b
+        return _sum(a, -b), a - b
     if operation == "multiply":
         big, small = max(a, b), min(a, b)
         tens, ones = big // 10 * 10, big % 10
         steps = [f"{tens} x {small} = {tens * small}", f"{ones} x {small} = {ones * small}"]
-        return [*steps, f"{tens * small} + {ones * small} = {big * small}"], big * small
+        return steps + _sum(tens * small, ones * small), big * small
     if operation == "divide":
-        if a < 10 or b >= 10:
-            return [f"{a} / {b} = {a // b} rest {a % b}"], a // b
-        head, tail = divmod(a, 10)
-        rest = head % b * 10 + tail
-        return [f"{head} / {b} = {head // b} rest {head % b}", f"{rest} / {b} = {rest // b} rest {rest % b}"], a // b
+        return _quotient(a, b), a // b
     sign = 1 if operation == "double_add" else -1
-    total = 2 * a + sign * b
-    return [f"{a} + {a} = {2 * a}", f"{2 * a} {'+' if sign > 0 else '-'} {b} = {total}"], total
+    return [f"{a} + {a} = {2 * a}", *_sum(2 * a, sign * b)], 2 * a + sign * b
+
+
+def _sum(a: int, b: int) -> list[str]:
+    """Steps of a + b, where b may be negative: the ones, the tens where both have some, then both together."""
+
+    def step(left: int, right: int) -> str:
+        return f"{left} {'-' if right < 0 else '+'} {abs(right)} = {left + right}"
+
+    tens_a, ones_a = a // 10 * 10, a % 10
+    tens_b, ones_b = (b // 10 * 10, b % 10) if b >= 0 else (-(-b // 10 * 10), -(-b % 10))
+    steps, ones, tens = [step(ones_a, ones_b)], ones_a + ones_b, tens_a + tens_b
+    if tens_a and tens_b:
+        steps.append(step(tens_a, tens_b))
+    if tens_a or tens_b:
+        steps.append(step(tens, ones) if tens >= 0 else step(ones, tens))
+    return steps
+
+
+def _quotient(a: int, b: int) -> list[str]:
+    """Steps of a long division, digit by digit; one step where the divisor has two digits."""
+    if b >= 10:
+        return [f"{a} / {b} = {a // b} rest {a % b}"]
+    steps, rest = [], 0
+    for digit in str(a):
+        part = rest * 10 + int(digit)
+        rest = part % b
+        steps.append(f"{part} / {b} = {part // b} rest {rest}")
+    return steps
 
 
 def write_down(steps: list[str], result: int, bookkeeping: str) -> str:

@@ -20,6 +20,7 @@ from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, parse_flags, read_yaml
 from rewards.rubric import Rubric
 from student_clients import make_student, sampling
+from student_clients.errors import StudentError
 from tasks import TASKS
 from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
@@ -109,6 +110,9 @@ def body(argv: list[str] | None) -> int:
         student = make_student(config.student)
         try:
             await student.check()
+        except StudentError as error:
+            raise RunError(f"student: {error}") from None
+        try:
             summary, _ = await evaluate(config, teacher, student)
         finally:
             await student.aclose()

@@ -29,7 +29,7 @@ from teacher.policy import TransformersPolicy, load_model, save_teacher
 from teacher.rewarder import Rewarder
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
-from teacher.warm_start import fine_tune, keep_best, sample_episodes
+from teacher.warm_start import best_of_n, fine_tune, keep_best
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
@@ -88,7 +88,7 @@ def warm_start(config: TrainConfig, run: RunDirectory, train: list[Example], stu
         )
         asked = train[: warm.questions]
         episodes = asyncio.run(
-            sample_episodes(policy, asked, warm.samples, student=student, params=sampling(config.student), reward=reward)
+            best_of_n(policy, asked, warm.samples, student=student, params=sampling(config.student), reward=reward)
         )
         if all(episode.error for episode in episodes):
             raise RunError(f"warm start: every student call failed ({episodes[0].error}); go on with --resume={run.path}")
@@ -104,7 +104,7 @@ def warm_start(config: TrainConfig, run: RunDirectory, train: list[Example], stu
         ]
         solved = len({name for name, _ in kept})
         say(
-            f"warm start: {len(episodes)} instructions for {len(asked)} questions, {solved} questions solved, {len(rows)} instructions kept"
+            f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept"
         )
         if rows:
             fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=run.path / "warm_start_work")

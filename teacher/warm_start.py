@@ -1,8 +1,9 @@
 """Warm start: best-of-N instructions by the student's own outcome, then supervised fine-tuning on them.
 
 Every peer that works starts RL from a teacher that sometimes hits (DSP, M-Pilot, Promptist, RLT); from scratch a rare right instruction
-may never be sampled. For each question N instructions are sampled, the student answers each, and the distinct ones with the highest
-value that were right are kept, at most KEPT a question, so that easy questions do not drown the rest.
+may never be sampled, and a family of questions is never found. Calls go where they can still tell something: each question is first asked
+raw, and where that is right silence is its best instruction; the others get instructions in waves until one of them made the student
+right, at most N each.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Episode, Example
+from exchange.records import Episode, Example, Instruction
 from rewards.episode import correct, run_episode
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
 
+WAVE = 4
+"""Instructions a question and wave: small enough to stop early, large enough that a slow student is kept busy."""
 KEPT = 2
+"""Instructions kept a question at most, so that easy questions do not drown the rest."""
 
 
-async def sample_episodes(
+async def best_of_n(
     policy: TransformersPolicy,
     examples: list[Example],
     samples: int,
@@ -31,39 +35,53 @@ async def sample_episodes(
     params: SamplingParams,
     reward: Reward,
 ) -> list[Episode]:
-    """`samples` sampled instructions a question, each answered and scored; in order of the questions."""
-    repeated = [example for example in examples for _ in range(samples)]
-    instructions = await policy.instruct([example.public() for example in repeated])
-    return await asyncio.gather(
-        *(
-            run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward)
-            for example, instruction in zip(repeated, instructions, strict=True)
+    """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right."""
+
+    async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
+        return await asyncio.gather(
+            *(
+                run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward)
+                for example, instruction in zip(asked, instructions, strict=True)
+            )
         )
-    )
+
+    episodes = await ask(examples, [Instruction(text="", source="silence")] * len(examples))
+    for start in range(0, samples, WAVE):
+        solved = {episode.example_id for episode in episodes if pays(episode)}
+        wave = min(WAVE, samples - start)
+        asked = [example for example in examples if example.id not in solved for _ in range(wave)]
+        if not asked:
+            break
+        episodes += await ask(asked, await policy.instruct([example.public() for example in asked]))
+    return episodes
+
+
+def pays(episode: Episode) -> bool:
+    """Whether the student was right under a well-formed instruction or silence."""
+    return correct(episode) == 1.0 and not any("ill_formed" in score.parts for score in episode.scores)
 
 
 def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, str]]:
-    """(example id, instruction) of the right answers of highest value, distinct, at most KEPT a question."""
+    """(example id, instruction) of the paying episodes of highest value, distinct, at most KEPT a question."""
     by_example: dict[str, dict[str, float]] = defaultdict(dict)
     for episode in episodes:
-        score = episode.scores[0] if episode.scores else None
-        if correct(episode) == 1.0 and score is not None and score.value is not None and "ill_formed" not in score.parts:
-            by_example[episode.example_id][episode.instruction.text] = score.value
+        if pays(episode) and episode.scores[0].value is not None:
+            by_example[episode.example_id][episode.instruction.text] = episode.scores[0].value
     kept: list[tuple[str, str]] = []
     for example_id, texts in by_example.items():
-        ranked = sorted(texts, key=lambda text: (-texts[text], rng.random()))
-        best = [text for text in ranked if texts[text] == texts[ranked[0]]]
-        kept += [(example_id, text) for text in best[:KEPT]]
+        best = [text for text in texts if texts[text] == max(texts.values())]
+        kept += [(example_id, text) for text in rng.sample(best, min(KEPT, len(best)))]
     return kept
 
 
 def fine_tune(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: WarmStartConfig, *, seed: int, work: Path) -> None:
     """Supervised fine-tuning of `model`, in place, on {"prompt": [...], "completion": [...]} rows; loss on the completion alone."""
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    disable_progress_bars()
     on_gpu = torch.cuda.is_available()
     args = SFTConfig(
         output_dir=str(work),

@@ -58,6 +58,12 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path):
     assert read_yaml(tmp_path / "c.yaml") == {"a": 3e-4}
 
 
+def test_what_looks_like_a_secret_is_not_repeated():
+    with pytest.raises(SettingError) as caught:
+        load(Outer, {}, parse_flags(["--inner.api_key=sk-123"]))
+    assert "sk-123" not in str(caught.value) and "inner.api_key=(not shown): no such setting" in str(caught.value)
+
+
 def test_a_setting_below_a_value_is_refused():
     with pytest.raises(SettingError, match="count is set to 3, which has no settings below it"):
         load(Outer, {"count": 3}, parse_flags(["--count.x=1"]))

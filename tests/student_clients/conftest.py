@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 
 def chat(*texts: str, finish_reason: str = "stop") -> dict[str, Any]:
@@ -34,12 +39,7 @@ class ScriptedServer:
         self.most_at_once = 0
         self._at_once = 0
 
-    def app(self) -> Any:
-        from fastapi import FastAPI, Request, Response
-        from fastapi.responses import JSONResponse
-
-        app = FastAPI()
-
+    def app(self) -> Starlette:
         async def completions(request: Request) -> Response:
             self.bodies.append(await request.json())
             self.keys.append(request.headers.get("authorization"))
@@ -58,18 +58,15 @@ class ScriptedServer:
             finally:
                 self._at_once -= 1
 
-        async def models() -> Response:
+        async def models(request: Request) -> Response:
             return JSONResponse(self.models, 200 if self.models is not None else 500)
 
-        app.add_api_route("/v1/chat/completions", completions, methods=["POST"], response_model=None)
-        app.add_api_route("/v1/models", models, methods=["GET"], response_model=None)
-        return app
+        routes = [Route("/v1/chat/completions", completions, methods=["POST"]), Route("/v1/models", models)]
+        return Starlette(routes=routes)
 
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
-    import uvicorn
-
     listener = socket.create_server(("127.0.0.1", 0))
     scripted = ScriptedServer(listener.getsockname()[1])
     running = uvicorn.Server(uvicorn.Config(scripted.app(), log_level="critical", lifespan="off"))

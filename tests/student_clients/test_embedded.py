@@ -1,12 +1,14 @@
 """The embedded student on a tiny random model, against transformers' own `generate`."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from exchange.protocols import SamplingParams
 from exchange.records import Message
+from student_clients import errors
 from student_clients.embedded import EmbeddedStudent
 from student_clients.ledger import CountingStudent
 

@@ -50,7 +50,7 @@ def test_equal_keys_share() -> None:
     batcher = shouting(runs)
 
     async def body() -> list[tuple[str, bool]]:
-        return await asyncio.gather(ask(batcher, "a", "k"), ask(batcher, "a", "k"), ask(batcher, "a"), ask(batcher, "a"))
+        return await asyncio.gather(*(ask(batcher, "a", key) for key in ("k", "k", None, None)))
 
     assert asyncio.run(body()) == [("A", False), ("A", True), ("A", False), ("A", False)]
     assert runs == [["a", "a", "a"]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,16 @@ def test_every_fault_has_its_error(server: ScriptedServer, student: OpenAICompat
 
 def test_retry_after_is_read_as_seconds_and_as_a_date(server: ScriptedServer, student: OpenAICompatibleStudent) -> None:
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
-    for text, low, high in (("7", 7, 7), (date, 90, 100), ("soon", None, None)):
+    for text, low, high in (("7", 7.0, 7.0), (date, 90.0, 100.0), ("soon", None, None)):
         server.replies = [(429, fault("rate_limit"), {"Retry-After": text})]
         with pytest.raises(errors.StudentRateLimited) as caught:
             ask(student)
         wait_s = caught.value.retry_after_s
-        assert wait_s is None if low is None else low <= (wait_s or 0) <= high
+        if low is None or high is None:
+            assert wait_s is None
+        else:
+            assert wait_s is not None
+            assert low <= wait_s <= high
 
 
 def test_a_server_that_hangs_times_out(server: ScriptedServer) -> None:
@@ -159,10 +164,8 @@ def test_several_loops_one_after_the_other_and_none_left_open(server: ScriptedSe
 
 
 def test_a_loop_that_still_runs_elsewhere_is_closed_there(server: ScriptedServer, student: OpenAICompatibleStudent) -> None:
-    import threading
-
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     assert asyncio.run_coroutine_threadsafe(student.complete(ASK, GREEDY), loop).result()[0].text == "ok"
     asyncio.run(student.aclose())

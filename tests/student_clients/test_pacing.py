@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from exchange.protocols import SamplingParams
-from exchange.records import Message
+from exchange.records import Completion, Message
 from student_clients import errors
 from student_clients.ledger import CountingStudent
 from student_clients.openai_compatible import OpenAICompatibleStudent
@@ -19,8 +19,9 @@ ASK = (Message(role="user", content="2+2?"),)
 PARAMS = SamplingParams()
 
 
-def paced(script: list[Exception | str], waits: list[float], **settings: float) -> PacedStudent:
+def paced(steps: Sequence[Exception | str], waits: list[float], **settings: float) -> PacedStudent:
     """A paced student that goes through a script of errors and answers and notes its waits in `waits`."""
+    script = list(steps)
 
     def answer(messages: Sequence[Message]) -> str:
         step = script.pop(0)
@@ -36,7 +37,7 @@ def paced(script: list[Exception | str], waits: list[float], **settings: float) 
 
 def test_retryable_errors_are_retried_with_growing_jittered_waits() -> None:
     waits: list[float] = []
-    student = paced([errors.StudentServerError("x")] * 3 + ["4"], waits, backoff_s=1.0)
+    student = paced([*[errors.StudentServerError("x")] * 3, "4"], waits, backoff_s=1.0)
     assert asyncio.run(student.complete(ASK, PARAMS))[0].text == "4"
     assert [low <= wait <= 2 * low for wait, low in zip(waits, (0.5, 1.0, 2.0), strict=True)] == [True] * 3
     assert len(set(waits)) == 3
@@ -45,7 +46,7 @@ def test_retryable_errors_are_retried_with_growing_jittered_waits() -> None:
 
 def test_waits_never_pass_the_limit() -> None:
     waits: list[float] = []
-    student = paced([errors.StudentTimeout("x")] * 9 + ["4"], waits, backoff_s=1.0, max_wait_s=3.0, max_attempts=10)
+    student = paced([*[errors.StudentTimeout("x")] * 9, "4"], waits, backoff_s=1.0, max_wait_s=3.0, max_attempts=10)
     asyncio.run(student.complete(ASK, PARAMS))
     assert max(waits) <= 3.0
 
@@ -89,11 +90,27 @@ def test_the_ledger_counts_calls_as_the_server_does_and_failures_once(server: Sc
     }  # fmt: skip
 
 
-def test_no_more_than_the_limit_at_once_on_every_loop(server: ScriptedServer) -> None:
-    student = PacedStudent(OpenAICompatibleStudent("m", base_url=server.url), PacingConfig(concurrency=2))
+class Crowded(ScriptedStudent):
+    """Takes a few turns of the loop for an answer and notes how many wait for one at most."""
+
+    at_once = 0
+    most_at_once = 0
+
+    async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        return await super().complete(messages, params, n=n, sample_index=sample_index)
+
+
+def test_no_more_than_the_limit_at_once_on_every_loop() -> None:
+    crowded = Crowded(lambda messages: "4")
+    student = PacedStudent(crowded, PacingConfig(concurrency=2))
 
     async def body() -> int:
         return len(await asyncio.gather(*(student.complete(ASK, PARAMS) for _ in range(10))))
 
     assert [asyncio.run(body()), asyncio.run(body())] == [10, 10]
-    assert server.most_at_once == 2
+    assert crowded.most_at_once == 2

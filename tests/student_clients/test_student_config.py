@@ -1,13 +1,15 @@
 """Settings that choose a student."""
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from exchange.protocols import SamplingParams
+from exchange.records import Completion, Message
 from exchange.settings import SettingError, load, parse_flags, setting_docs
 from student_clients import REGISTRY, ScriptedStudent, StudentConfig, make_student, sampling
 from student_clients.embedded import EmbeddedStudent
@@ -82,11 +84,7 @@ def test_importing_leaves_the_heavy_packages_alone() -> None:
 
 
 def test_the_scripted_student_answers_and_counts() -> None:
-    import asyncio
-
-    from exchange.records import Completion, Message
-
-    def answer(messages: Any) -> str:
+    def answer(messages: Sequence[Message]) -> str:
         return "so " + messages[-1].content
 
     student = ScriptedStudent(answer)

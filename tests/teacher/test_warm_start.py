@@ -1,0 +1,72 @@
+"""Best-of-N: where the calls go, and what is kept."""
+
+import asyncio
+import random
+
+from exchange.protocols import SamplingParams
+from exchange.records import Episode, Example, Instruction, Score
+from rewards.rubric import RewardConfig, Rubric
+from student_clients.scripted import ScriptedStudent
+from teacher.warm_start import KEPT, WAVE, best_of_n, keep_best
+
+
+def example(name, gold):
+    return Example(id=name, task="gsm8k", split="train", query=f"Question {name}?", gold=gold)
+
+
+class Writer:
+    """Writes numbered instructions."""
+
+    def __init__(self):
+        self.written = 0
+
+    async def instruct(self, examples):
+        first = self.written
+        self.written += len(examples)
+        return [Instruction(text=f"Try number {first + i}.", source="teacher") for i in range(len(examples))]
+
+
+def run(student, examples, samples):
+    policy = Writer()
+    episodes = asyncio.run(
+        best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=Rubric(RewardConfig()))
+    )
+    return episodes, policy.written
+
+
+def test_a_question_that_is_right_raw_costs_one_call_and_keeps_silence():
+    episodes, written = run(ScriptedStudent(lambda messages: "#### 5"), [example("a", "5")], 12)
+    assert (len(episodes), written) == (1, 0)
+    assert keep_best(episodes, random.Random(0)) == [("a", "")]
+
+
+def test_a_hopeless_question_stops_at_n_and_a_solved_one_after_its_wave():
+    def answer(messages):
+        text = messages[-1].content
+        return "#### 5" if "Question b" in text and "number 2." in text else "#### 0"
+
+    episodes, _ = run(ScriptedStudent(answer), [example("b", "5"), example("c", "7")], 10)
+    asked = {name: sum(e.example_id == name and bool(e.instruction.text) for e in episodes) for name in "bc"}
+    assert asked == {"b": WAVE, "c": 10}
+    assert keep_best(episodes, random.Random(0)) == [("b", "Try number 2.")]
+
+
+def episode(text, value, correct=1.0, **parts):
+    score = Score(value=value, parts={"correct": correct, **parts})
+    return Episode(example_id="a", arm="x", instruction=Instruction(text=text, source="teacher"), messages=(), scores=(score,))
+
+
+def test_only_right_well_formed_distinct_instructions_of_the_highest_value_are_kept():
+    episodes = [
+        episode("Good one.", 1.0),
+        episode("Good one.", 1.0),
+        episode("Good two.", 1.0),
+        episode("Good three.", 1.0),
+        episode("bad form", -0.2, ill_formed=-1.2),
+        episode("Wrong one.", 0.0, correct=0.0),
+    ]
+    kept = keep_best(episodes, random.Random(0))
+    assert len(kept) == KEPT and len(set(kept)) == KEPT
+    assert {text for _, text in kept} <= {"Good one.", "Good two.", "Good three."}
+    assert keep_best([*episodes, episode("", 1.05)], random.Random(0)) == [("a", "")]
+    assert keep_best([episode("Wrong one.", 0.0, correct=0.0)], random.Random(0)) == []
