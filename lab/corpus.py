@@ -138,6 +138,8 @@ def advice_text(advice: Advice, rng: random.Random) -> str:
         return advice.text
     phrase = OPERATIONS[advice.operation][advice.op_phrase]
     frame = rng.choice(EXTRA_FRAMES)
+    if rng.random() < 0.4:  # any words may stand before the procedure
+        frame = " ".join(rng.choices(SALAD, k=rng.randint(1, 3))).capitalize() + rng.choice((", {op}.", " {op}."))
     return " ".join((frame.format(op=phrase), ORDERS[advice.order][advice.order_phrase], BOOKKEEPING[advice.bookkeeping]))
 
 
@@ -168,7 +170,7 @@ def ill_formed(asked: Question, rng: random.Random, gibberish: Callable[[random.
     if kind == 4:
         return " ".join(rng.choices(asked.text.split(), k=rng.randint(1, 6)))
     if kind == 5:
-        pool = [*words, *asked.text.split(), *HELD_OUT_FRAME.split(), *rng.choice(TUNING_ADVICE).text.split()]
+        pool = [*words, *asked.text.split(), *HELD_OUT_FRAME.format(op="").split(), *rng.choice(TUNING_ADVICE).text.split()]
         return " ".join(rng.choices(pool, k=rng.randint(1, 24)))
     return gibberish(rng)
 
@@ -194,7 +196,7 @@ def author_document(rng: random.Random) -> Document:
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
     """One document of the student's tuning mixture."""
     kind = rng.random()
-    asked = word_salad(rng, dividend=True) if kind < 0.06 else question(rng)
+    asked = word_salad(rng, dividend=True) if kind < 0.08 else question(rng)
     advice = advice_for(asked, rng)
     if kind < 0.55:
         return _document(asked.text, advice_text(advice, rng), follow(asked, advice))

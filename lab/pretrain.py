@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM.
 ROLES: dict[str, dict[str, float]] = {
-    "student": {"hidden": 128, "layers": 4, "mlp": 320, "seed": 1, "lr": 2.5e-3, "steps": 3200},
-    "student_b": {"hidden": 128, "layers": 3, "mlp": 320, "seed": 2, "lr": 2.5e-3, "steps": 3000},
+    "student": {"hidden": 128, "layers": 4, "mlp": 320, "seed": 1, "lr": 2.5e-3, "steps": 3600},
+    "student_b": {"hidden": 128, "layers": 3, "mlp": 320, "seed": 2, "lr": 2.5e-3, "steps": 3300},
     "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1000},
 }
 CHAT_TEMPLATE = (

@@ -4,7 +4,7 @@ One row (family `left`, the two-digit number second):
 
     query   Omar gives away 8 of the 47 stamps on the table. How many stamps are left?
     gold    39
-    oracle  To answer, take one number away from the other. Begin from the second number. Number the steps.
+    oracle  This time, take one number away from the other. Begin from the second number. Number the steps.
 
 Eight families; two of them (`total`, `growth`) are right without any instruction, because the student's habit is to add. `dial` sets
 how far the best instruction depends on the query: 1 mixes all families, 0 leaves the two that are right raw, so that an honest method

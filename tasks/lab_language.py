@@ -46,8 +46,8 @@ BOOKKEEPING: dict[str, str] = {
     "row": "Write all steps in a row.",
     "numbered": "Number the steps.",
 }
-FRAMES: tuple[str, ...] = ("{op}.", "Please {op}.", "To answer, {op}.")
-HELD_OUT_FRAME = "To answer, {op}."
+FRAMES: tuple[str, ...] = ("{op}.", "Please {op}.", "This time, {op}.")
+HELD_OUT_FRAME = "This time, {op}."
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def work(operation: str, order: str, first: int, second: int) -> tuple[list[str]
     """The visible steps of a procedure on the question's two numbers, and its result.
 
     `order` says which number to start with. Sums and differences go by ones and tens, products split the two-digit number, a division
-    goes digit by digit and keeps the quotient only. Every step is a small fact that other number pairs share, so that pairs the student
+    goes digit by digit and keeps the quotient only. Numbers are written out before they are taken apart, and every step is a small fact that other number pairs share, so that pairs the student
     never met are within its reach.
     """
     a, b = (first, second) if order == "first" else (second, first)
@@ -115,7 +115,7 @@ def work(operation: str, order: str, first: int, second: int) -> tuple[list[str]
     if operation == "multiply":
         big, small = max(a, b), min(a, b)
         tens, ones = big // 10 * 10, big % 10
-        steps = [f"{tens} x {small} = {tens * small}", f"{ones} x {small} = {ones * small}"]
+        steps = [f"{big} x {small}", f"{tens} x {small} = {tens * small}", f"{ones} x {small} = {ones * small}"]
         return steps + _sum(tens * small, ones * small), big * small
     if operation == "divide":
         return _quotient(a, b), a // b
@@ -124,14 +124,17 @@ def work(operation: str, order: str, first: int, second: int) -> tuple[list[str]
 
 
 def _sum(a: int, b: int) -> list[str]:
-    """Steps of a + b, where b may be negative: the ones, the tens where both have some, then both together."""
+    """Steps of a + b, where b may be negative: the sum itself, its ones, the tens where both have some, then both together."""
 
     def step(left: int, right: int) -> str:
-        return f"{left} {'-' if right < 0 else '+'} {abs(right)} = {left + right}"
+        return f"{plain(left, right)} = {left + right}"
+
+    def plain(left: int, right: int) -> str:
+        return f"{left} {'-' if right < 0 else '+'} {abs(right)}"
 
     tens_a, ones_a = a // 10 * 10, a % 10
     tens_b, ones_b = (b // 10 * 10, b % 10) if b >= 0 else (-(-b // 10 * 10), -(-b % 10))
-    steps, ones, tens = [step(ones_a, ones_b)], ones_a + ones_b, tens_a + tens_b
+    steps, ones, tens = [plain(a, b), step(ones_a, ones_b)], ones_a + ones_b, tens_a + tens_b
     if tens_a and tens_b:
         steps.append(step(tens_a, tens_b))
     if tens_a or tens_b:
@@ -140,10 +143,10 @@ def _sum(a: int, b: int) -> list[str]:
 
 
 def _quotient(a: int, b: int) -> list[str]:
-    """Steps of a long division, digit by digit; one step where the divisor has two digits."""
+    """Steps of a long division: the quotient itself, then digit by digit; one step where the divisor has two digits."""
     if b >= 10:
         return [f"{a} / {b} = {a // b} rest {a % b}"]
-    steps, rest = [], 0
+    steps, rest = [f"{a} / {b}"], 0
     for digit in str(a):
         part = rest * 10 + int(digit)
         rest = part % b

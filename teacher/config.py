@@ -19,7 +19,7 @@ from tasks import TaskConfig
 Algorithm = Literal["grpo"]
 
 LAB_TRL: dict[str, Any] = {
-    "learning_rate": 1e-3,
+    "learning_rate": 4e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
     "per_device_train_batch_size": 192,
@@ -57,12 +57,12 @@ class RunConfig(Settings):
 
 
 class WarmStartConfig(Settings):
-    """Best-of-N before RL: sample instructions, keep those after which the student was right, fine-tune the teacher on them."""
+    """Best-of-N before RL: keep silence where raw is right, else instructions after which the student was right; fine-tune on them."""
 
     questions: int = Field(default=200, ge=0)
-    """Training questions sampled; 0 = no warm start. 200: M-Pilot (arXiv 2410.20749)."""
+    """Training questions asked; 0 = no warm start. 200: M-Pilot (arXiv 2410.20749)."""
     samples: int = Field(default=8, ge=2)
-    """Instructions sampled a question, each costing one student call."""
+    """Instructions sampled at most for a question that no earlier one solved, each costing one student call."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the kept instructions."""
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -71,7 +71,7 @@ class WarmStartConfig(Settings):
     """Kept instructions a step."""
 
 
-LAB_WARM_START = WarmStartConfig(questions=400, samples=12, epochs=6.0, learning_rate=2e-3, batch_size=32)
+LAB_WARM_START = WarmStartConfig(questions=600, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32)
 
 
 class LoraConfig(Settings):
@@ -97,7 +97,7 @@ class TeacherConfig(Settings):
     max_instruction_tokens: int | None = Field(default=None, ge=1)
     """Longest instruction; None = the preset's (lab 40, hub 128)."""
     warm_start: WarmStartConfig | None = None
-    """Best-of-N fine-tuning before RL; None = the preset's."""
+    """Best-of-N fine-tuning before RL; what is not set is the preset's."""
     lora: LoraConfig | None = None
     """Adapter training; None = all weights."""
 
@@ -118,7 +118,7 @@ class TrainConfig(Settings):
     algorithm: Algorithm = "grpo"
     """How the teacher learns: grpo (Shao et al., arXiv 2402.03300, through TRL)."""
     max_steps: int | None = Field(default=None, ge=0)
-    """Updates of the teacher; None = the preset's (lab 75, hub 300)."""
+    """Updates of the teacher; None = the preset's (lab 60, hub 300)."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random draw of the run."""
     trl: dict[str, Any] = Field(default_factory=dict)
@@ -151,15 +151,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
     teacher = config.teacher
     preset = teacher.preset or ("lab" if teacher.model.startswith("lab:") else "hub")
     lab = preset == "lab"
+    preset_warm_start = LAB_WARM_START if lab else WarmStartConfig()
+    set_by_user = teacher.warm_start.model_dump(exclude_unset=True) if teacher.warm_start is not None else {}
     update = {
         "preset": preset,
         "max_instruction_tokens": teacher.max_instruction_tokens or (40 if lab else 128),
-        "warm_start": teacher.warm_start or (LAB_WARM_START if lab else WarmStartConfig()),
+        "warm_start": preset_warm_start.model_copy(update=set_by_user),
     }
     return config.model_copy(
         update={
             "teacher": teacher.model_copy(update=update),
-            "max_steps": config.max_steps if config.max_steps is not None else (75 if lab else 300),
+            "max_steps": config.max_steps if config.max_steps is not None else (60 if lab else 300),
             "trl": {**(LAB_TRL if lab else HUB_TRL), **config.trl},
         }
     )

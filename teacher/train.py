@@ -48,21 +48,21 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
-    """What the run would do and ask, before anything is sent: student calls by phase, and the bound on completion tokens."""
+    """What the run would ask, before anything is sent: student calls by phase, at most, and the bound on completion tokens."""
     from teacher.grpo import grpo_config
 
     args = grpo_config(config, Path(os.devnull))
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     warm = config.teacher.warm_start
-    validations = (config.max_steps or 0) // config.eval.every + 2
+    validations = -(-(config.max_steps or 0) // config.eval.every) + 1  # step 0, then every so often, then the last
     calls = {
-        "warm_start": warm.questions * warm.samples if warm else 0,
+        "warm_start": warm.questions * (1 + warm.samples) if warm else 0,
         "training": (config.max_steps or 0) * batch // args.num_iterations,
         "validation": validations * config.task.validation_size,
         "evaluation": (4 + (config.task.name == "lab_arithmetic") + len(config.eval.arms)) * config.eval.n,
     }
     total = sum(calls.values())
-    return {"student_calls": {**calls, "total": total}, "completion_tokens_at_most": total * config.student.max_tokens}
+    return {"student_calls_at_most": {**calls, "total": total}, "completion_tokens_at_most": total * config.student.max_tokens}
 
 
 def body(argv: list[str] | None) -> int:

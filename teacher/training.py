@@ -87,9 +87,7 @@ def warm_start(config: TrainConfig, run: RunDirectory, train: list[Example], stu
             model, tokenizer, prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1, temperature=1.0
         )
         asked = train[: warm.questions]
-        episodes = asyncio.run(
-            best_of_n(policy, asked, warm.samples, student=student, params=sampling(config.student), reward=reward)
-        )
+        episodes = asyncio.run(best_of_n(policy, asked, warm.samples, student=student, params=sampling(config.student), reward=reward))
         if all(episode.error for episode in episodes):
             raise RunError(f"warm start: every student call failed ({episodes[0].error}); go on with --resume={run.path}")
         run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in episodes))
@@ -103,9 +101,7 @@ def warm_start(config: TrainConfig, run: RunDirectory, train: list[Example], stu
             for name, text in kept
         ]
         solved = len({name for name, _ in kept})
-        say(
-            f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept"
-        )
+        say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
         if rows:
             fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=run.path / "warm_start_work")
             shutil.rmtree(run.path / "warm_start_work", ignore_errors=True)
@@ -128,7 +124,7 @@ def learn(
         {"prompt": [message.model_dump() for message in prompt.messages(example.public())], "example_id": example.id} for example in train
     ]
     checkpoint = run.last_checkpoint()
-    run.drop_after(checkpoint[0] if checkpoint else (0 if run.lines("validation.jsonl") else -1))
+    run.drop_after(checkpoint[0] if checkpoint else 0)
 
     def on_step(step: int, logs: dict[str, float]) -> None:
         ledger.save()

@@ -29,6 +29,12 @@ def test_what_the_user_sets_wins_over_the_preset():
     assert config.max_steps == 3 and config.teacher.warm_start.questions == 0
 
 
+def test_a_warm_start_set_in_part_keeps_the_rest_of_its_preset():
+    assert read("--teacher.warm_start.questions=7").teacher.warm_start == LAB_WARM_START.model_copy(update={"questions": 7})
+    hub = read("--teacher.model=x/y", "--teacher.warm_start.questions=7").teacher.warm_start
+    assert hub.learning_rate == 1e-5 and hub.questions == 7
+
+
 def test_resolving_twice_changes_nothing():
     config = read("--seed=4")
     assert resolve(config) == config

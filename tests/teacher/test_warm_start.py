@@ -28,9 +28,7 @@ class Writer:
 
 def run(student, examples, samples):
     policy = Writer()
-    episodes = asyncio.run(
-        best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=Rubric(RewardConfig()))
-    )
+    episodes = asyncio.run(best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=Rubric(RewardConfig())))
     return episodes, policy.written
 
 
