@@ -29,7 +29,7 @@ CELLS = [
 ]
 
 
-def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
+def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
     """Train and evaluate one cell in a process of its own."""
     flags = [f"--student.model=lab:arithmetic/{cell['student']}", f"--task.dial={cell['dial']}", f"--seed={cell['seed']}"]
     with tempfile.TemporaryDirectory() as runs:
@@ -45,7 +45,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         "verdict": summary["eval"]["verdict"],
         "calls": summary["student"]["calls"],
         "wall_s": summary["wall_s"],
-        "commit": git_commit(),
+        "commit": commit,
     }
 
 
@@ -92,9 +92,10 @@ def main() -> int:
     done = {(run["student"], run["dial"], run["seed"]) for run in runs}
     todo = [cell for cell in CELLS if (cell["student"], cell["dial"], cell["seed"]) not in done]
     with ThreadPoolExecutor(args.jobs) as pool:
-        for run in pool.map(run_cell, todo):
+        commit = git_commit()  # before the first result changes the tree
+        for run in pool.map(lambda cell: run_cell(cell, commit), todo):
             runs.append(run)
-            save(NAME, headline=headline(runs), runs=runs)
+            save(NAME, headline=headline(runs), runs=runs, commit=commit)
             write_docs(runs)
             print(json.dumps(run), flush=True)
     return 0

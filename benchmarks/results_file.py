@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from teacher.run_directory import git_commit, write_json
+from teacher.run_directory import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,10 +28,8 @@ def load_runs(name: str) -> list[dict[str, Any]]:
     return list(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else []
 
 
-def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    """Write the results file anew; each run carries its own commit."""
+def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]], commit: str | None) -> None:
+    """Write the results file anew. `commit` is taken before the first result changes the tree."""
     RESULTS.mkdir(exist_ok=True)
     command = "python -m " + " ".join(["benchmarks." + name, *sys.argv[1:]])
-    write_json(
-        RESULTS / f"{name}.json", {"headline": headline, "commit": git_commit(), "machine": machine(), "command": command, "runs": runs}
-    )
+    write_json(RESULTS / f"{name}.json", {"headline": headline, "commit": commit, "machine": machine(), "command": command, "runs": runs})

@@ -1,7 +1,7 @@
 # ruff: noqa: E501 -- rows of Markdown tables
 """`python docs/make_reference.py`: write docs/reference.md from the code's own settings and the hand-written parts below.
 
-`tests/test_structure.py` checks that every setting, metric, command and route is named there.
+`tests/test_reference.py` checks that every setting, metric, command and route is named there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | command | does |
 |---|---|
 | `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and the student calls it would make; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one |
-| `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json; no argument = the teacher the server would take |
+| `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json; no argument = the teacher the server would take; `--dry-run` counts the calls |
 | `python -m server [--host] [--port] [--teacher] [--check]` | serves `/instruct`; `--check` validates settings and teacher and ends |
 | `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
@@ -39,7 +39,7 @@ Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was start
 | variable | meaning |
 |---|---|
 | `WST_RUNS_DIR` | where runs lie (default `runs`) |
-| `WST_DATA_DIR` | folder of data sets (`gsm8k/train.jsonl.gz`, ...); default `../shared/data` beside a checkout, else the Hub is asked |
+| `WST_DATA_DIR` | folder of data sets (`gsm8k/train.jsonl.gz`, ...); else a folder `shared/data` beside the checkout, else the Hub is asked |
 | `WST_TEACHER` | teacher folder or run directory for `teacher.evaluate` and the server; default the newest run, else the shipped one |
 | `WST_REQUIRE` | tests: comma-separated programs whose absence fails instead of skipping |
 
@@ -54,7 +54,7 @@ ROUTES = """
 | `POST /instruct` | one query -> instruction and composed messages |
 | `POST /instruct/batch` | `{"items": [...]}`, each item as for `/instruct` |
 | `GET /livez` | 200 while the process lives |
-| `GET /readyz` | 200 once a teacher is loaded and warm, else 503 |
+| `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded |
 | `GET /docs` | the OpenAPI page |
 
 Fields of the request: `query` (required), `system`, `history`, `task`, `student`, `unit`, `experiment`. `source` in the answer says where the

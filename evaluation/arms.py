@@ -17,7 +17,8 @@ from exchange.records import Episode, Example, Instruction, PublicExample, Recor
 from exchange.settings import Settings
 from rewards.episode import correct, run_episode
 
-RESERVED_ARMS = ("raw", "static", "best_static", "blind", "untrained", "trained", "oracle")
+RESERVED_ARMS = ("raw", "static", "untrained", "trained", "oracle")
+"""Arms that an evaluation makes itself; `eval.arms` cannot name one anew."""
 
 
 class ArmConfig(Settings):
@@ -51,6 +52,8 @@ class EvalSummary(Record):
 
     n: int
     split: str
+    alpha: float
+    """Error level of every interval below."""
     arms: dict[str, ArmResult]
     vs_raw: dict[str, Comparison]
     verdict: str | None = None
@@ -98,7 +101,7 @@ def summarise(episodes: Mapping[str, Sequence[Episode]], *, split: str, alpha: f
     """The `eval` block: every arm with its interval, every arm against raw, paired by question."""
     scores = {name: [correct(episode) for episode in run] for name, run in episodes.items()}
     arms = {
-        name: arm_result(values, silence_rate=sum(not e.instruction.text for e in episodes[name]) / len(values))
+        name: arm_result(values, alpha=alpha, silence_rate=sum(not e.instruction.text for e in episodes[name]) / len(values))
         for name, values in scores.items()
     }
     vs_raw: dict[str, Comparison] = {}
@@ -106,7 +109,7 @@ def summarise(episodes: Mapping[str, Sequence[Episode]], *, split: str, alpha: f
         if name != "raw" and any(a is not None and b is not None for a, b in zip(values, scores["raw"], strict=True)):
             vs_raw[name] = compare(values, scores["raw"], alpha=alpha)
     outcome = verdict(vs_raw["trained"]) if "trained" in vs_raw else None
-    return EvalSummary(n=len(scores["raw"]), split=split, arms=arms, vs_raw=vs_raw, verdict=outcome)
+    return EvalSummary(n=len(scores["raw"]), split=split, alpha=alpha, arms=arms, vs_raw=vs_raw, verdict=outcome)
 
 
 def print_table(summary: EvalSummary, *, title: str) -> None:
@@ -115,7 +118,8 @@ def print_table(summary: EvalSummary, *, title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("arm", "right", "95 % interval", "vs raw", "95 % interval", "p", "helps", "harms", "silent", "failed"):
+    interval = f"{1 - summary.alpha:.0%} interval"
+    for column in ("arm", "right", interval, "vs raw", interval, "p", "helps", "harms", "silent", "failed"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, arm in summary.arms.items():
         row: list[Any] = [name, f"{arm.mean:.1%}", f"{arm.low:.1%} .. {arm.high:.1%}"]

@@ -18,7 +18,7 @@ RESAMPLES = 10_000
 
 
 class ArmResult(Record):
-    """One arm on its own. `mean` is the share right in [0, 1]; `low`/`high` a 95 % interval; `failed` answers are not in `n`."""
+    """One arm on its own. `mean` is the share right in [0, 1]; `low`/`high` its interval; `failed` answers are not in `n`."""
 
     mean: float
     low: float
@@ -80,12 +80,12 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
     return float((extreme.sum() + 1) / (RESAMPLES + 1))
 
 
-def arm_result(scores: Sequence[float | None], *, silence_rate: float = 0.0) -> ArmResult:
+def arm_result(scores: Sequence[float | None], *, alpha: float = 0.05, silence_rate: float = 0.0) -> ArmResult:
     """Summarise one arm's scores; None = failed or not judged, counted apart."""
     known = [score for score in scores if score is not None]
     mean = sum(known) / len(known) if known else 0.0
     binary = all(score in (0.0, 1.0) for score in known)
-    low, high = wilson(sum(known), len(known)) if binary else bootstrap_mean(known)
+    low, high = wilson(sum(known), len(known), alpha) if binary else bootstrap_mean(known, alpha=alpha)
     return ArmResult(mean=mean, low=low, high=high, n=len(known), failed=len(scores) - len(known), silence_rate=silence_rate)
 
 

@@ -54,6 +54,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+    except OSError as error:
+        raise SettingError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise SettingError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except yaml.YAMLError as error:
@@ -84,7 +86,9 @@ def merge(tree: dict[str, Any], name: str, value: Any) -> None:
     """Set a dotted name in a nested mapping, in place."""
     *parents, leaf = name.split(".")
     for i, parent in enumerate(parents):
-        below = tree.setdefault(parent, {})
+        if tree.get(parent) is None:  # also a section that a YAML file leaves empty
+            tree[parent] = {}
+        below = tree[parent]
         if not isinstance(below, dict):
             raise SettingError(f"{name}: {'.'.join(parents[: i + 1])} is set to {below!r}, which has no settings below it")
         tree = below

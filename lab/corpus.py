@@ -133,8 +133,8 @@ def follow(asked: Question, advice: Advice) -> str:
 
 
 def advice_text(advice: Advice, rng: random.Random) -> str:
-    """The instruction in its own frame, or half of the time in one that the language does not have."""
-    if rng.random() < 0.5:
+    """The instruction in its own frame, or a third of the time in one that the language does not have."""
+    if rng.random() < 0.65:
         return advice.text
     phrase = OPERATIONS[advice.operation][advice.op_phrase]
     frame = rng.choice(EXTRA_FRAMES)
@@ -171,7 +171,7 @@ def ill_formed(asked: Question, rng: random.Random, gibberish: Callable[[random.
         return " ".join(rng.choices(asked.text.split(), k=rng.randint(1, 6)))
     if kind == 5:
         pool = [*words, *asked.text.split(), *HELD_OUT_FRAME.format(op="").split(), *rng.choice(TUNING_ADVICE).text.split()]
-        return " ".join(rng.choices(pool, k=rng.randint(1, 24)))
+        return " ".join(rng.choices(pool, k=rng.randint(1, 12)))
     return gibberish(rng)
 
 
@@ -198,13 +198,13 @@ def student_document(rng: random.Random, gibberish: Callable[[random.Random], st
     kind = rng.random()
     asked = word_salad(rng, dividend=True) if kind < 0.08 else question(rng)
     advice = advice_for(asked, rng)
-    if kind < 0.55:
+    if kind < 0.60:
         return _document(asked.text, advice_text(advice, rng), follow(asked, advice))
-    if kind < 0.67:
+    if kind < 0.71:
         return _document(asked.text, "", habit(asked, rng))
-    if kind < 0.80:
+    if kind < 0.82:
         return _document(asked.text, ill_formed(asked, rng, gibberish), habit(asked, rng))
-    if kind < 0.86:
+    if kind < 0.87:
         text, number = stated(rng, asked)
         return _document(asked.text, text, f"#### {number}")
     if kind < 0.97:  # revising a draft of its own

@@ -89,7 +89,8 @@ async def screen(world: str, role: str) -> dict[str, Any]:
                 )
             )
             for text, episodes in zip(texts[start : start + 10], runs, strict=True):
-                scored.append((sum(correct(episode) or 0.0 for episode in episodes) / n, text))
+                grades = [grade for episode in episodes if (grade := correct(episode)) is not None]
+                scored.append((sum(grades) / len(grades), text))
             if start % 500 == 0:
                 print(f"{role}: {start}/{len(texts)} texts screened, best so far {max(scored)}", flush=True)
         return sorted(scored, reverse=True)
@@ -113,6 +114,18 @@ def trained(world: str, *, blind: bool) -> tuple[float, Path]:
     return summary["eval"]["arms"]["trained"]["mean"], Path(summary["run_dir"]) / "teacher"
 
 
+def ship(source: Path, target: Path) -> None:
+    """Copy a run's teacher in 16 bits."""
+    from teacher.policy import load_model, read_manifest, save_teacher
+    from teacher.prompt import TeacherPrompt
+
+    manifest = read_manifest(source)
+    model, tokenizer = load_model(str(source))
+    prompt = TeacherPrompt((source / "template.txt").read_text(encoding="utf-8").removesuffix("\n"))
+    shutil.rmtree(target, ignore_errors=True)
+    save_teacher(target, model.half(), tokenizer, prompt, {k: v for k, v in manifest.items() if k not in ("sha256", "blind")})
+
+
 def body(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.measure", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("world", nargs="?", default="arithmetic", choices=WORLDS)
@@ -129,10 +142,9 @@ def body(argv: list[str] | None) -> int:
                 write_manifest(folder, {"figures": figures})
             continue
         right, teacher = trained(args.world, blind=part == "blind")
-        figures["student"][part] = {"right": round(right, 4), "n": 1000, "seed": 0}
+        figures.setdefault("student", {})[part] = {"right": round(right, 4), "n": 1000, "seed": 0}
         if part == "trained":
-            shutil.rmtree(folder / "trained_teacher", ignore_errors=True)
-            shutil.copytree(teacher, folder / "trained_teacher")
+            ship(teacher, folder / "trained_teacher")
         write_manifest(folder, {"figures": figures})
     broken = [
         f"{role}.{name} = {arms[name]['right']:.1%}, outside {low:.0%} .. {high:.0%}"

@@ -41,7 +41,14 @@ def read_manifest(world: str) -> dict[str, Any]:
     path = weights_dir(world) / MANIFEST
     if not path.exists():
         raise ValueError(f"lab world {world!r} has no weights here ({path}); make them with `python -m lab.pretrain {world}`")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        manifest["files"].items()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(
+            f"{path} is damaged; restore it with `git checkout` or remake the world with `python -m lab.pretrain {world}`"
+        ) from None
+    return manifest
 
 
 def model_dir(world: str, role: str) -> Path:

@@ -10,18 +10,23 @@ import re
 
 from exchange.records import Instruction
 
-_SENTENCE = re.compile(r"[^.!?]+[.!?]+")
+_END = re.compile(r"""(?<=[.!?。！？])["'”’)\]`]*(?=\s|$)""")
+_NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
 
 
 def well_formed(instruction: Instruction) -> bool:
-    """Silence is well-formed; a text is where it was ended by the teacher itself, is printable, starts like a sentence, ends like
-    one, has at least two words a sentence, and repeats no sentence."""
+    """Silence is well-formed; a text is where the teacher ended it itself, it is printable, starts like a sentence (not in lower case),
+    ends like one, says more than a word, and repeats no sentence. Numbers and bullets of a list are no sentences."""
     text = instruction.text
     if not text:
         return not instruction.truncated
-    if instruction.truncated or text != text.strip() or not (text[0].isupper() or text[0].isdigit()) or text[-1] not in ".!?`":
+    if instruction.truncated or text != text.strip():
         return False
     if any(not (character.isprintable() or character == "\n") for character in text):
         return False
-    sentences = [sentence.strip() for sentence in _SENTENCE.findall(text)]
-    return len(set(sentences)) == len(sentences) and all(len(sentence.split()) >= 2 for sentence in sentences)
+    spoken = _NUMBERED.sub("", text)
+    sentences = [sentence.strip() for sentence in _END.split(spoken)]
+    if sentences.pop():  # what follows the last end of a sentence
+        return False
+    starts_low = spoken[:1].islower()
+    return not starts_low and len(set(sentences)) == len(sentences) and any(len(s.split()) >= 2 or not s.isascii() for s in sentences)

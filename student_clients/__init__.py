@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -77,6 +78,13 @@ class StudentConfig(Settings):
     def _url_fits(cls, base_url: str | None, info: ValidationInfo) -> str | None:
         if base_url is not None and not base_url.startswith(("http://", "https://")):
             raise ValueError("a URL begins with http:// or https://")
+        if base_url is not None:
+            try:
+                host = (parts := urlsplit(base_url)).hostname and (parts.port is None or parts.port > 0)
+            except ValueError as error:
+                raise ValueError(f"not a URL: {error}") from None
+            if not host:
+                raise ValueError("a URL names a host, and a port above 0 where it names one")
         if base_url is not None and info.data.get("kind") == "embedded":
             raise ValueError("an embedded student has no server; set student.kind=openai or leave kind out")
         return base_url

@@ -110,7 +110,7 @@ class EmbeddedStudent:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # tokenizers and safetensors raise plain Exceptions of their own for a damaged file
             reason = str(error).strip().split("\n")[0]
             raise StudentUnknownModel(f"cannot load {self.model}: {reason}; name a folder or a Hub id of a causal language model") from None
         finally:

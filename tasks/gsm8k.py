@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ STATIC_INSTRUCTION = (
 
 
 def data_folder(path: str | None) -> Path | None:
-    """The folder to read: the one configured, else `gsm8k/` under WST_DATA_DIR (default ../shared/data beside a checkout)."""
+    """The folder to read: the one configured, else `gsm8k/` under WST_DATA_DIR (else a folder shared/data beside the checkout)."""
     if path is not None:
         if not Path(path).is_dir():
             raise SettingError(f"task.path={path!r}: no such folder; it should hold train.jsonl(.gz) and test.jsonl(.gz)")
@@ -56,7 +57,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise SettingError(f"{path}:{number}: not JSON ({error.msg})") from None
         except UnicodeDecodeError as error:
             raise SettingError(f"{path}: not UTF-8 text ({error.reason})") from None
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise SettingError(f"{path}: damaged gzip file ({error})") from None
 
 

@@ -9,31 +9,36 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_NUMBER = re.compile(r"(?<![\w.])[-−]?\s?\$?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-−]?\s?\$?\.\d+")
+# A sign belongs to a number only where it touches it (or its currency): "- 42" is a list item, "---" a rule.
+_NUMBER = re.compile(r"(?<![\w.])[-−]?\$?[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 _MARKER = re.compile(r"####|\\boxed\s*\{|(?<!\w)A:|[Tt]he (?:final )?answer is:?|[Ff]inal [Aa]nswer:")
+MAX_DIGITS = 100
+"""A longer run of digits is no answer."""
 
 
 def _clean(number: str) -> str:
-    """A number in plain form: no separators, currency or trailing zeros; U+2212 minus becomes '-'."""
-    plain = number.replace("−", "-").replace(",", "").replace("$", "").replace(" ", "").replace("\n", "")
-    value = Decimal(plain)
-    return format(value.quantize(Decimal(1)) if value == value.to_integral() else value.normalize(), "f")
+    """A number in plain form: no separators, currency, leading or trailing zeros; U+2212 minus becomes '-'."""
+    negative = "-" in number or "−" in number
+    # Formatting with "f" is exact at any length; quantize and normalize stop at the context's 28 digits.
+    plain = format(Decimal(re.sub(r"[-−$,]", "", number)), "f")
+    if "." in plain:
+        plain = plain.rstrip("0").rstrip(".")
+    return f"-{plain}" if negative and plain != "0" else plain
 
 
 def extract(text: str, *, strict: bool = False) -> str | None:
     """The number a worked answer ends with, in plain form; None where there is none.
 
-    `strict` takes only the first number after the last marker. A digit run of over 100 characters is no answer.
+    `strict` takes only the first number after the last marker, within its paragraph.
     """
     markers = list(_MARKER.finditer(text))
     if markers:
-        after = text[markers[-1].end() :]
-        found = _NUMBER.search(after.split("\n\n")[0][:200])
-        if found and len(found.group()) <= 100:
+        found = _NUMBER.search(text[markers[-1].end() :].split("\n\n")[0][:200])
+        if found and len(found.group()) <= MAX_DIGITS:
             return _clean(found.group())
     if strict:
         return None
-    numbers = [m for m in _NUMBER.findall(text) if len(m) <= 100]
+    numbers = [number for number in _NUMBER.findall(text) if len(number) <= MAX_DIGITS]
     return _clean(numbers[-1]) if numbers else None
 
 

@@ -104,8 +104,8 @@ def work(operation: str, order: str, first: int, second: int) -> tuple[list[str]
     """The visible steps of a procedure on the question's two numbers, and its result.
 
     `order` says which number to start with. Sums and differences go by ones and tens, products split the two-digit number, a division
-    goes digit by digit and keeps the quotient only. Numbers are written out before they are taken apart, and every step is a small fact that other number pairs share, so that pairs the student
-    never met are within its reach.
+    goes digit by digit and keeps the quotient only. Numbers are written out before they are taken apart, and every step is a small fact
+    that other number pairs share, so that pairs the student never met are within its reach.
     """
     a, b = (first, second) if order == "first" else (second, first)
     if operation == "add":
@@ -115,8 +115,12 @@ def work(operation: str, order: str, first: int, second: int) -> tuple[list[str]
     if operation == "multiply":
         big, small = max(a, b), min(a, b)
         tens, ones = big // 10 * 10, big % 10
-        steps = [f"{big} x {small}", f"{tens} x {small} = {tens * small}", f"{ones} x {small} = {ones * small}"]
-        return steps + _sum(tens * small, ones * small), big * small
+        steps, total = [f"{big} x {small}", f"{tens} x {small} = {tens * small}", f"{ones} x {small} = {ones * small}"], tens * small
+        for part in (ones * small // 10 * 10, ones * small % 10):
+            if part:
+                steps.append(f"{total} + {part} = {total + part}")
+                total += part
+        return steps, total
     if operation == "divide":
         return _quotient(a, b), a // b
     sign = 1 if operation == "double_add" else -1

@@ -29,9 +29,11 @@ LAB_TRL: dict[str, Any] = {
     "loss_type": "dr_grpo",
     "temperature": 1.0,
 }
+# Literature, not measured here.
 HUB_TRL: dict[str, Any] = {
     # 1e-6 in Advisor Models, Prompt-R1, PRL and Arbor; 5e-5 collapsed a 0.6B model (hello-agents #770).
     "learning_rate": 1e-6,
+    # Constant after a short warm-up: RLT keeps 1e-6 constant; TRL's default would decay it to nothing.
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 10,
     # Group of 8: Advisor Models, PedagogicalRL; 16 questions a step: Advisor Models.
@@ -42,7 +44,9 @@ HUB_TRL: dict[str, Any] = {
     "beta": 0.001,
     # Group scaling would cancel any price on harm (Dr. GRPO, arXiv 2503.20783; Arbor and PAPILLON use none).
     "scale_rewards": "none",
+    # TRL's default, and Arbor's.
     "loss_type": "dapo",
+    # Advisor Models samples its advisor at 1.0; lower temperatures starve the group of variance.
     "temperature": 1.0,
 }
 
@@ -62,9 +66,10 @@ class WarmStartConfig(Settings):
     questions: int = Field(default=200, ge=0)
     """Training questions asked; 0 = no warm start. 200: M-Pilot (arXiv 2410.20749)."""
     samples: int = Field(default=8, ge=2)
-    """Instructions sampled at most for a question that no earlier one solved, each costing one student call."""
+    """Instructions sampled at most for a question that no earlier one solved, each costing one student call. 8: the group size of
+    Advisor Models."""
     epochs: float = Field(default=3.0, gt=0)
-    """Passes over the kept instructions."""
+    """Passes over the kept instructions. 3: usual for a few hundred rows."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Fine-tuning rate; 1e-5 is usual for full fine-tuning of small language models."""
     batch_size: int = Field(default=16, ge=1)
@@ -95,7 +100,7 @@ class TeacherConfig(Settings):
     blind: bool = False
     """Control run: the query is hidden from the teacher, which then can only learn one text for all."""
     max_instruction_tokens: int | None = Field(default=None, ge=1)
-    """Longest instruction; None = the preset's (lab 40, hub 128)."""
+    """Longest instruction in tokens; None = the preset's (lab 40, hub 128: DSP keeps to 64, Promptist to 75, Advisor Models to 3-4 sentences)."""
     warm_start: WarmStartConfig | None = None
     """Best-of-N fine-tuning before RL; what is not set is the preset's."""
     lora: LoraConfig | None = None
@@ -118,7 +123,7 @@ class TrainConfig(Settings):
     algorithm: Algorithm = "grpo"
     """How the teacher learns: grpo (Shao et al., arXiv 2402.03300, through TRL)."""
     max_steps: int | None = Field(default=None, ge=0)
-    """Updates of the teacher; None = the preset's (lab 60, hub 300)."""
+    """Updates of the teacher; None = the preset's (lab 60, hub 300: query rewriters were seen to collapse at 270 to 300, ConvSearch-R1 #6)."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random draw of the run."""
     trl: dict[str, Any] = Field(default_factory=dict)
@@ -143,6 +148,8 @@ OWNED_BY_US = {
     "output_dir": "run.dir",
     "report_to": "run.report_to",
     "logging_steps": "nothing: every step is logged",
+    "logging_strategy": "nothing: every step is logged",
+    "remove_unused_columns": "nothing: the reward reads the columns",
 }
 
 

@@ -1,8 +1,8 @@
 """`python -m teacher.evaluate [CONFIG.yaml | RUN_DIR] [--a.b=value ...]`: the arms on held-out questions, with intervals.
 
 With a run directory it measures that run's teacher and replaces the `eval` block of its summary.json. Without an argument it measures
-the teacher that the server would take. Arms: raw, static, untrained, trained, oracle (lab), blind where a control run has one, and
-whatever `eval.arms` adds.
+the teacher that the server would take, in its own run directory where it has one; else, and with a config, the summary goes into a new
+directory. Arms: raw, static, untrained, trained, oracle (lab), blind where the run holds a control run `blind/`, and what `eval.arms` adds.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import json
 import sys
 from pathlib import Path
 
-from evaluation.arms import ArmConfig, EvalSummary, FixedPolicy, OraclePolicy, print_table, run_arm, summarise
+import yaml
+
+from evaluation.arms import RESERVED_ARMS, ArmConfig, EvalSummary, FixedPolicy, OraclePolicy, print_table, run_arm, summarise
 from exchange.command import RunError, run_command
 from exchange.protocols import InstructionPolicy, StudentClient
 from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, parse_flags, read_yaml
 from rewards.rubric import Rubric
 from student_clients import make_student, sampling
-from student_clients.errors import StudentError
+from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
 from tasks import TASKS
 from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
-from teacher.policy import TransformersPolicy, load_model, load_teacher
+from teacher.policy import TransformersPolicy, load_model, load_teacher, read_manifest
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory, write_json
 
@@ -49,7 +51,10 @@ def extra_arm(config: TrainConfig, name: str, arm: ArmConfig) -> InstructionPoli
     if arm.file is not None:
         if not Path(arm.file).is_file():
             raise SettingError(f"eval.arms.{name}.file={arm.file!r}: no such file")
-        return FixedPolicy(Path(arm.file).read_text(encoding="utf-8").strip())
+        try:
+            return FixedPolicy(Path(arm.file).read_text(encoding="utf-8").strip())
+        except UnicodeDecodeError as error:
+            raise SettingError(f"eval.arms.{name}.file={arm.file!r}: not UTF-8 text ({error.reason})") from None
     if arm.run is not None:
         return load_teacher(find_teacher(arm.run)).policy
     if arm.model is not None:
@@ -65,9 +70,10 @@ def policies(config: TrainConfig, teacher: Path | None, examples: list[Example])
         "untrained": untrained_policy(config, config.teacher.model),
     }
     for name, arm in config.eval.arms.items():
-        if name in ("raw", "untrained", "trained", "oracle"):
-            raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
         arms[name] = extra_arm(config, name, arm)
+    control = teacher.parent / "blind" / "teacher" if teacher is not None else None
+    if control is not None and control.is_dir() and "blind" not in arms:
+        arms["blind"] = load_teacher(control).policy
     if teacher is not None:
         arms["trained"] = load_teacher(teacher).policy
     if all(example.oracle is not None for example in examples):
@@ -76,42 +82,76 @@ def policies(config: TrainConfig, teacher: Path | None, examples: list[Example])
 
 
 async def evaluate(config: TrainConfig, teacher: Path | None, student: StudentClient) -> tuple[EvalSummary, dict[str, list[Episode]]]:
-    """Run every arm on the test questions."""
+    """Run every arm on the test questions. Raises RunError where an arm has not one scored answer: a table would show it as zero."""
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
     reward = Rubric(config.reward)
     episodes: dict[str, list[Episode]] = {}
     for name, policy in policies(config, teacher, examples).items():
         episodes[name] = await run_arm(name, policy, examples, student=student, params=sampling(config.student), reward=reward)
-    return summarise(episodes, split="test", alpha=config.eval.alpha), episodes
+    summary = summarise(episodes, split="test", alpha=config.eval.alpha)
+    for name, arm in summary.arms.items():
+        if arm.n == 0:
+            reason = next((episode.error for episode in episodes[name] if episode.error), "no answer could be judged")
+            raise RunError(f"evaluation: not one of {arm.failed} answers of arm {name} could be scored ({reason})")
+    return summary, episodes
+
+
+def check_before(config: TrainConfig) -> None:
+    """Raise SettingError for whatever an evaluation of this config would stumble over: arms, test questions."""
+    TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    for name, arm in config.eval.arms.items():
+        if name in RESERVED_ARMS:
+            raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
+        if arm.model is None:  # a model is loaded when its turn comes
+            extra_arm(config, name, arm)
+
+
+def calls(config: TrainConfig) -> int:
+    """Student calls of an evaluation at most: four arms and the extra ones, and the oracle in the lab."""
+    return (4 + (config.task.name == "lab_arithmetic") + len(config.eval.arms)) * config.eval.n
+
+
+def cannot_start(error: StudentError) -> Exception:
+    """What a failed check of the student means to the user: a setting to mend, or a server to start."""
+    mendable = isinstance(error, StudentUnknownModel | StudentAuthError | StudentBadRequest)
+    return SettingError(f"student.model: {error}") if mendable else RunError(f"student: {error}")
 
 
 def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[TrainConfig, Path | None, RunDirectory | None]:
-    """(config, teacher folder, run directory) for the command's argument. A config alone has no trained teacher unless one is found."""
+    """(config, teacher folder, run directory) for the command's argument. With a config, a teacher of another task is left out."""
     if argument is not None and Path(argument).is_dir():
         run = RunDirectory(Path(argument))
         if not (run.path / "config.yaml").is_file():
             raise SettingError(f"{argument}: not a run directory (no config.yaml)")
+        if not run.finished:
+            raise SettingError(f"{argument}: this run is not finished; go on with `python -m teacher.train --resume={argument}`")
         return resolve(load(TrainConfig, run.config(), flags)), find_teacher(argument), run
     teacher = find_teacher()
     if argument is not None:
-        return resolve(load(TrainConfig, read_yaml(find_config(argument)), flags)), teacher, None
-    held = teacher.parent / "config.yaml"
-    data = RunDirectory(teacher.parent).config() if held.is_file() else {}
-    return resolve(load(TrainConfig, data, flags)), teacher, None
+        config = resolve(load(TrainConfig, read_yaml(find_config(argument)), flags))
+        return config, teacher if read_manifest(teacher)["task"] == config.task.name else None, None
+    run = RunDirectory(teacher.parent)
+    held = run.config() if run.finished else {}
+    return resolve(load(TrainConfig, held, flags)), teacher, run if run.finished else None
 
 
 def body(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m teacher.evaluate", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("target", nargs="?", help="a config file or a run directory; none = the teacher the server would take")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the student calls, then stop")
     args, rest = parser.parse_known_args(argv)
     config, teacher, run = config_of(args.target, parse_flags(rest))
+    check_before(config)
+    if args.dry_run:
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps({"student_calls_at_most": calls(config)}))
+        return 0
 
     async def measure() -> EvalSummary:
         student = make_student(config.student)
         try:
             await student.check()
         except StudentError as error:
-            raise RunError(f"student: {error}") from None
+            raise cannot_start(error) from None
         try:
             summary, _ = await evaluate(config, teacher, student)
         finally:
@@ -120,11 +160,12 @@ def body(argv: list[str] | None) -> int:
 
     summary = asyncio.run(measure())
     print_table(summary, title=f"{config.task.name}, {summary.n} held-out questions, teacher {teacher}")
-    if all(arm.n == 0 for arm in summary.arms.values()):
-        raise RunError("not one answer could be scored; see the failed column")
-    if run is not None:
-        held = json.loads((run.path / "summary.json").read_text(encoding="utf-8")) if run.finished else {}
-        write_json(run.path / "summary.json", {**held, "eval": summary.model_dump(mode="json")})
+    if run is None:
+        run = RunDirectory.create(config)
+    head = {"task": config.task.name, "algorithm": config.algorithm, "seed": config.seed}
+    held = json.loads((run.path / "summary.json").read_text(encoding="utf-8")) if run.finished else head
+    write_json(run.path / "summary.json", {**held, "eval": summary.model_dump(mode="json")})
+    print(f"summary: {run.path / 'summary.json'}")
     return 0
 
 

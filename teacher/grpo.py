@@ -18,8 +18,11 @@ from teacher.run_directory import RunDirectory, mark_complete
 def grpo_config(config: TrainConfig, output_dir: Path) -> Any:
     """TRL's config for a resolved run. Raises SettingError for a field TRL does not have or a combination it refuses."""
     import difflib
+    from typing import get_type_hints
 
     import torch
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from transformers.integrations import get_reporting_integration_callbacks
     from trl import GRPOConfig
 
     on_gpu = torch.cuda.is_available()
@@ -40,20 +43,44 @@ def grpo_config(config: TrainConfig, output_dir: Path) -> Any:
         "activation_checkpointing": False,
     }
     fields = set(GRPOConfig.__dataclass_fields__)
-    for name in config.trl:
+    for name, value in config.trl.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             raise SettingError(f"trl.{name}: TRL's GRPOConfig has no such field" + (f"; did you mean trl.{near[0]}?" if near else ""))
+        # TRL's own dataclass takes any type; a wrong one would surface steps later.
+        try:
+            TypeAdapter(get_type_hints(GRPOConfig)[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError as error:
+            raise SettingError(f"trl.{name}={value!r}: {error.errors()[0]['msg'].lower()}") from None
     try:
         args = GRPOConfig(**{**ours, **config.trl})
     except (ValueError, TypeError) as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
+    try:
+        get_reporting_integration_callbacks(args.report_to)
+    except (ValueError, RuntimeError) as error:
+        raise SettingError(f"run.report_to={config.run.report_to!r}: {' '.join(str(error).split())}") from None
     # TRL keeps a generated batch over several steps and does not save it; a checkpoint inside one would resume differently.
     period = args.steps_per_generation * args.num_iterations
     if (config.eval.every * args.gradient_accumulation_steps) % period:
         aligned = math.lcm(period, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
         raise SettingError(f"eval.every={config.eval.every}: checkpoints must fall between generated batches; use a multiple of {aligned}")
     return args
+
+
+def lora_config(config: TrainConfig) -> Any:
+    """peft's config of the run's adapter; None where all weights are trained."""
+    if config.teacher.lora is None:
+        return None
+    from peft import LoraConfig
+
+    lora = config.teacher.lora
+    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def questions_a_batch(args: Any) -> int:
+    """Questions that one generated batch holds; fewer training questions than that would train nothing."""
+    return int(args.generation_batch_size // args.num_generations)
 
 
 def build_trainer(
@@ -83,7 +110,7 @@ def build_trainer(
             if state.global_step % config.eval.every == 0 or state.global_step >= state.max_steps:
                 control.should_save = True
                 on_validate(state.global_step, kwargs["model"])
-            elif stop() and (state.global_step * args.gradient_accumulation_steps) % period == 0:
+            if stop() and (state.global_step * args.gradient_accumulation_steps) % period == 0:
                 control.should_save = True
                 control.should_training_stop = True
 
@@ -95,13 +122,6 @@ def build_trainer(
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
             on_saved(state.global_step)
 
-    peft_config = None
-    if config.teacher.lora is not None:
-        from peft import LoraConfig
-
-        peft_config = LoraConfig(
-            r=config.teacher.lora.r, lora_alpha=config.teacher.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
     args = grpo_config(config, run.checkpoints)
     period = args.steps_per_generation * args.num_iterations
     try:
@@ -112,7 +132,7 @@ def build_trainer(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Hooks()],
-            peft_config=peft_config,
+            peft_config=lora_config(config),
         )
     except ValueError as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None

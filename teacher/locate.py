@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import MANIFEST
+from teacher.policy import MANIFEST, read_manifest
 from teacher.run_directory import runs_dir
 
 
@@ -19,9 +19,9 @@ def find_teacher(flag: str | None = None) -> Path:
             if (folder / MANIFEST).is_file():
                 return folder
         raise SettingError(f"teacher {named!r}: holds no {MANIFEST}; give a run directory or its teacher/ folder")
-    runs = sorted(path.parent for path in runs_dir().glob(f"*/teacher/{MANIFEST}"))
-    if runs:
-        return runs[-1]
+    for manifest in sorted(runs_dir().glob(f"*/teacher/{MANIFEST}"), reverse=True):
+        if not read_manifest(manifest.parent)["blind"]:  # a blind control is measured, never served
+            return manifest.parent
     shipped = weights_dir("arithmetic") / "trained_teacher"
     if (shipped / MANIFEST).is_file():
         return shipped

@@ -36,28 +36,34 @@ def resolve_model(name: str) -> str:
 
 
 def load_model(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of a Hugging Face folder or Hub id: float32 on CPU, bfloat16 on GPU; left padding.
+    """(model, tokenizer) of a Hugging Face folder or Hub id, on the GPU where there is one; left padding.
 
-    Raises SettingError where it cannot be loaded or the tokenizer has no chat template.
+    The weights are float32 also on a GPU: at a learning rate of 1e-6 an update is smaller than bfloat16 can hold, so TRL's autocast does
+    the mixed precision. Raises SettingError where the model cannot be loaded or its tokenizer has no chat template.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for a model of one file says nothing
     path = resolve_model(name)
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, SafetensorError) as error:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except Exception as error:  # tokenizers and safetensors raise plain Exceptions of their own for a damaged file
         raise SettingError(f"teacher model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     if tokenizer.chat_template is None:
         raise SettingError(f"teacher model {name!r}: its tokenizer has no chat template; use an instruct model or add one")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a text: the model's own list, as TRL uses it in training, and the tokenizer's."""
+    listed = model.generation_config.eos_token_id
+    ids = listed if isinstance(listed, list) else [listed]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
 class TransformersPolicy:
@@ -96,7 +102,7 @@ class TransformersPolicy:
         ]
         instructions = [Instruction(text="", source="passthrough", teacher_sha256=self.sha256)] * len(prompts)
         lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
-        room = self.model.config.max_position_embeddings - self.max_instruction_tokens
+        room = self.model.config.get_text_config().max_position_embeddings - self.max_instruction_tokens
         # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
         order = sorted((i for i in range(len(prompts)) if lengths[i] <= room), key=lambda i: -lengths[i])
         for start in range(0, len(order), self.batch_size):
@@ -107,28 +113,31 @@ class TransformersPolicy:
 
     def _generate(self, prompts: list[str]) -> list[Instruction]:
         import torch
+        from transformers import GenerationConfig
 
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.model.device)
         width = inputs["input_ids"].shape[1]
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_k": 0} if self.temperature > 0 else {"do_sample": False}
+        ends = end_ids(self.model, self.tokenizer)
+        # A config of our own, as TRL has one: what a model ships (repetition penalty, top-p) would serve another policy than was trained.
+        generation = GenerationConfig(
+            max_new_tokens=self.max_instruction_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=sorted(ends),
+            do_sample=self.temperature > 0,
+            **({"temperature": self.temperature, "top_k": 0} if self.temperature > 0 else {}),
+        )
         was_training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            output = self.model.generate(
-                **inputs,
-                max_new_tokens=self.max_instruction_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-                **sampling,
-            )
+            output = self.model.generate(**inputs, generation_config=generation)
         self.model.train(was_training)
-        return [as_instruction(ids, self.tokenizer, sha256=self.sha256) for ids in output[:, width:].tolist()]
+        return [as_instruction(ids, self.tokenizer, ends, sha256=self.sha256) for ids in output[:, width:].tolist()]
 
 
-def as_instruction(ids: list[int], tokenizer: Any, *, sha256: str | None = None) -> Instruction:
-    """Generated token ids as an Instruction: cut at the end token, thinking left to the guard; empty text is silence."""
-    ended = tokenizer.eos_token_id in ids
-    kept = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
+def as_instruction(ids: list[int], tokenizer: Any, ends: frozenset[int], *, sha256: str | None = None) -> Instruction:
+    """Generated token ids as an Instruction: cut at the first of the end tokens, thinking left to the guard; empty text is silence."""
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
+    kept, ended = ids[:end], end is not None
     text = tokenizer.decode(kept, skip_special_tokens=True).strip()
     return Instruction(text=text, source="teacher" if text else "silence", teacher_sha256=sha256, num_tokens=len(kept), truncated=not ended)
 
@@ -145,14 +154,15 @@ class LoadedTeacher:
 
 
 def teacher_sha256(folder: Path) -> str:
-    """One sum over the weight files, tokenizer and prompt template: what decides a teacher's words."""
-    parts = [p for p in sorted(folder.iterdir()) if p.suffix == ".safetensors" or p.name in ("tokenizer.json", "template.txt")]
+    """One sum over every file of the folder but its manifest: all of them decide a teacher's words."""
+    parts = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(MANIFEST)]
     return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in parts).encode()).hexdigest()
 
 
 def save_teacher(folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt, facts: dict[str, Any]) -> dict[str, Any]:
     """Write a teacher folder; the manifest comes last, so a folder without one is not a teacher. Returns the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
@@ -172,17 +182,23 @@ def save_teacher(folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt
     return manifest
 
 
-def load_teacher(folder: Path, *, batch_size: int = 128) -> LoadedTeacher:
-    """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a teacher folder. Raises SettingError where there is none or it is damaged."""
     if not (folder / MANIFEST).is_file():
         raise SettingError(f"{folder}: not a teacher (no {MANIFEST}); give a run directory's teacher/ folder")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         missing = {"id", "sha256", "task", "blind", "max_instruction_tokens"} - set(manifest)
     except (ValueError, TypeError):
         raise SettingError(f"{folder / MANIFEST}: not a JSON object; the teacher is damaged") from None
     if missing:
         raise SettingError(f"{folder / MANIFEST}: has no {', '.join(sorted(missing))}; the teacher is damaged")
+    return manifest
+
+
+def load_teacher(folder: Path, *, batch_size: int = 128) -> LoadedTeacher:
+    """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
+    manifest = read_manifest(folder)
     if teacher_sha256(folder) != manifest["sha256"]:
         raise SettingError(f"{folder}: the files do not match the manifest's sha256; the teacher was altered or is incomplete")
     model, tokenizer = load_model(str(folder))

@@ -28,15 +28,18 @@ class TeacherPrompt:
         if not path.is_file():
             shipped = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.txt")))
             raise SettingError(f"teacher.template={name!r}: no such file; shipped templates: {shipped}")
-        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        try:
+            text = path.read_text(encoding="utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise SettingError(f"teacher.template={name!r}: not UTF-8 text ({error.reason})") from None
         if text.count("{query}") != 1:
             raise SettingError(f"teacher.template={name!r}: the template must hold {{query}} exactly once")
         return cls(text, blind)
 
     @property
     def version(self) -> str:
-        """sha256 of the template text."""
-        return hashlib.sha256(self.template.encode()).hexdigest()
+        """sha256 of the template's file."""
+        return hashlib.sha256(f"{self.template}\n".encode()).hexdigest()
 
     def messages(self, example: PublicExample) -> list[Message]:
         """History as it is, then the filled template as the user's turn. The app's system prompt is for the student alone."""

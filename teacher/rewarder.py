@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.episode import correct, run_episode
@@ -23,6 +24,7 @@ class Rewarder:
         self,
         examples: Sequence[Example],
         tokenizer: Any,
+        ends: frozenset[int],
         *,
         student: StudentClient,
         params: SamplingParams,
@@ -31,6 +33,7 @@ class Rewarder:
     ) -> None:
         self.examples = {example.id: example for example in examples}
         self.tokenizer = tokenizer
+        self.ends = ends
         self.student = student
         self.params = params
         self.reward = reward
@@ -39,14 +42,19 @@ class Rewarder:
     async def score(
         self, *, completion_ids: list[list[int]], example_id: list[str], trainer_state: Any, log_metric: Any, **_: Any
     ) -> list[float | None]:
-        """TRL's reward function: one value a completion, None where the student failed or the answer could not be judged."""
-        instructions = [as_instruction(list(ids), self.tokenizer) for ids in completion_ids]
+        """TRL's reward function: one value a completion, None where the student failed or the answer could not be judged.
+
+        Raises RunError, which ends the run at its last checkpoint, where every call of a step failed: going on would only burn calls.
+        """
+        instructions = [as_instruction(list(ids), self.tokenizer, self.ends) for ids in completion_ids]
         episodes = await asyncio.gather(
             *(
                 run_episode(self.examples[name], instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
                 for name, instruction in zip(example_id, instructions, strict=True)
             )
         )
+        if all(episode.error for episode in episodes):
+            raise RunError(f"every student call of step {trainer_state.global_step + 1} failed ({episodes[0].error}); go on with --resume")
         self.record(trainer_state.global_step + 1, episodes)
         for name, value in training_rates(episodes).items():
             log_metric(name, value)

@@ -4,7 +4,7 @@
         config.yaml      fully resolved, with git commit
         metrics.jsonl    a line a step
         episodes.jsonl   a line a training episode
-        checkpoints/     step-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
+        checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
         summary.json     written last of all: a run that has one is finished
 
@@ -13,18 +13,19 @@ TRL writes a checkpoint in place, so a killed run can leave half of one; only fo
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from exchange.command import RunError
-from exchange.settings import SettingError
+from exchange.settings import SettingError, read_yaml
 from teacher.config import TrainConfig
 
 COMPLETE = "complete"
@@ -74,24 +75,38 @@ class RunDirectory:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{config.task.name}-{config.algorithm}-s{config.seed}"
         path = Path(config.run.dir) if config.run.dir is not None else runs_dir() / name
-        if (path / "config.yaml").exists():
-            if config.run.dir is not None:
-                raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path} or name another")
-            path = path.with_name(f"{name}-{os.getpid()}")  # two runs started in one second
-        run = cls(path)
+        if config.run.dir is not None and (path / "config.yaml").exists():
+            raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path} or name another")
         try:
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if config.run.dir is None and path.exists():
+                path = path.with_name(f"{name}-{os.getpid()}")  # two runs started in one second
+            path.mkdir(exist_ok=config.run.dir is not None)
+            run = cls(path)
+            run.checkpoints.mkdir(exist_ok=True)
             text = yaml.safe_dump({**config.model_dump(mode="json"), "git_commit": git_commit()}, sort_keys=False)
-            (path / "config.yaml").write_text(text, encoding="utf-8")
+            temporary = path / "config.yaml.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path / "config.yaml")
         except OSError as error:
             raise SettingError(f"run directory {path} cannot be written ({error.strerror}); set run.dir or WST_RUNS_DIR") from None
         return run
 
     def config(self) -> dict[str, Any]:
         """The resolved config as written, without the commit."""
-        data: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        data = read_yaml(self.path / "config.yaml")
         data.pop("git_commit", None)
         return data
+
+    def lock(self) -> IO[str]:
+        """Hold the run for this process until the returned file is closed or the process ends. Raises SettingError where another has it."""
+        stream = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise SettingError(f"{self.path}: another process is working on this run") from None
+        return stream
 
     @property
     def finished(self) -> bool:
@@ -141,7 +156,10 @@ def find_unfinished(config: TrainConfig) -> RunDirectory:
     wanted.pop("run")
     for path in sorted(runs_dir().glob("*/config.yaml"), reverse=True):
         run = RunDirectory(path.parent)
-        held = run.config()
+        try:
+            held = run.config()
+        except SettingError:
+            continue  # the damaged config of another run is no reason to stop this one
         held.pop("run", None)
         if not run.finished and held == wanted:
             return run

@@ -35,9 +35,9 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: object) -> None:
-        if self.number or not self.graceful:
+        second, self.number = bool(self.number), number
+        if second or not self.graceful:
             raise KeyboardInterrupt
-        self.number = number
         print("stopping after this step, with a checkpoint (once more to stop at once)", file=sys.stderr)
 
 
@@ -49,6 +49,7 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """What the run would ask, before anything is sent: student calls by phase, at most, and the bound on completion tokens."""
+    from teacher.evaluate import calls as evaluation_calls
     from teacher.grpo import grpo_config
 
     args = grpo_config(config, Path(os.devnull))
@@ -59,7 +60,7 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         "warm_start": warm.questions * (1 + warm.samples) if warm else 0,
         "training": (config.max_steps or 0) * batch // args.num_iterations,
         "validation": validations * config.task.validation_size,
-        "evaluation": (4 + (config.task.name == "lab_arithmetic") + len(config.eval.arms)) * config.eval.n,
+        "evaluation": evaluation_calls(config),
     }
     total = sum(calls.values())
     return {"student_calls_at_most": {**calls, "total": total}, "completion_tokens_at_most": total * config.student.max_tokens}
@@ -82,31 +83,33 @@ def body(argv: list[str] | None) -> int:
 
     from teacher.run_directory import RunDirectory, find_unfinished
 
+    run: RunDirectory | None
     if args.resume and not args.config and not rest:
         if not (Path(args.resume) / "config.yaml").is_file():
             raise SettingError(f"--resume={args.resume}: not a run directory (no config.yaml)")
         run = RunDirectory(Path(args.resume))
-        config = load(TrainConfig, run.config())
+        config = resolve(load(TrainConfig, run.config()))
     elif args.resume:
         raise SettingError("--resume=RUN_DIR goes on with that run's own settings; give no others")
     else:
         config = read_config(args.config, rest)
-        if args.dry_run:
-            import yaml
+        run = find_unfinished(config) if args.resume is not None else None
+    if args.dry_run:
+        import yaml
 
-            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(dry_run(config), indent=1))
-            return 0
-        run = find_unfinished(config) if args.resume is not None else None  # type: ignore[assignment]
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(dry_run(config), indent=1))
+        return 0
     if run is not None and run.finished:
         raise SettingError(f"{run.path}: this run is finished; measure it with `python -m teacher.evaluate {run.path}`")
 
     from teacher.training import train
 
     with StopSignal() as stop:
-        summary = train(config, run, stop)
-    if stop.number:
-        return 128 + stop.number
-    return 0 if summary else 1
+        try:
+            train(config, run, stop)
+        except KeyboardInterrupt:
+            print("teacher.train: stopped; go on with --resume", file=sys.stderr)
+    return 128 + stop.number if stop.number else 0
 
 
 def main(argv: list[str] | None = None) -> int:

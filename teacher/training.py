@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.arms import print_table
 from exchange.command import RunError
+from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example
+from exchange.settings import SettingError
 from rewards.rubric import Rubric
-from student_clients import make_student, sampling
+from student_clients import CountingStudent, make_student, sampling
 from student_clients.errors import StudentError
 from tasks import TASKS
 from teacher.config import TrainConfig
-from teacher.evaluate import evaluate, teacher_prompt
-from teacher.grpo import build_trainer
-from teacher.policy import TransformersPolicy, load_model, save_teacher
+from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
+from teacher.grpo import build_trainer, grpo_config, lora_config, questions_a_batch
+from teacher.policy import TransformersPolicy, end_ids, load_model, save_teacher
+from teacher.prompt import TeacherPrompt
 from teacher.rewarder import Rewarder
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
@@ -59,52 +64,88 @@ class Progress:
 
 
 class Ledger:
-    """The student's counts over all processes of a run, kept on disk after every step."""
+    """The student's counts and the wall time over all processes of a run, kept on disk as the run goes."""
 
-    def __init__(self, run: RunDirectory, student: Any) -> None:
+    def __init__(self, run: RunDirectory, student: CountingStudent) -> None:
         self.path = run.path / "ledger.json"
         self.student = student
-        self.before: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        self.started = time.monotonic()
+        self.before: dict[str, Any] = {}
+        self.wall_before_s = 0.0
+        if self.path.exists():
+            before = json.loads(self.path.read_text(encoding="utf-8"))
+            self.before, self.wall_before_s = before["student"], before["wall_s"]
 
-    def total(self) -> dict[str, Any]:
-        now = self.student.stats.as_dict()
-        return {key: self.before.get(key, 0) + value for key, value in now.items()}
+    def counts(self) -> dict[str, Any]:
+        return {key: self.before.get(key, 0) + value for key, value in self.student.stats.as_dict().items()}
+
+    def wall_s(self) -> float:
+        return round(self.wall_before_s + time.monotonic() - self.started, 1)
 
     def save(self) -> None:
-        write_json(self.path, self.total())
+        write_json(self.path, {"student": self.counts(), "wall_s": self.wall_s()})
 
 
-def warm_start(config: TrainConfig, run: RunDirectory, train: list[Example], student: Any, reward: Rubric, say: Any) -> Path:
+@dataclass(frozen=True)
+class Parts:
+    """What every phase of a run works with."""
+
+    config: TrainConfig
+    run: RunDirectory
+    train: list[Example]
+    validation: list[Example]
+    prompt: TeacherPrompt
+    student: CountingStudent
+    params: SamplingParams
+    reward: Rubric
+    ledger: Ledger
+    progress: Progress
+    stop: StopSignal
+
+    def record(self, step: int, episodes: list[Episode]) -> None:
+        """Log paid episodes and what they cost."""
+        self.run.append("episodes.jsonl", *({"step": step, **episode.model_dump(mode="json")} for episode in episodes))
+        self.ledger.save()
+
+
+def warm_start(parts: Parts) -> Path:
     """The folder of the model that RL starts from; made once, reused on resume."""
+    config, run = parts.config, parts.run
     folder = run.checkpoints / "warm_start"
     if (folder / COMPLETE).exists():
         return folder
+    from transformers import set_seed
+
+    run.drop_after(-1)  # what a killed warm start wrote is made again
+    set_seed(config.seed)
     warm = config.teacher.warm_start
     model, tokenizer = load_model(config.teacher.model)
-    prompt = teacher_prompt(config)
     if warm is not None and warm.questions:
         policy = TransformersPolicy(
-            model, tokenizer, prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1, temperature=1.0
+            model, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1, temperature=1.0
         )
-        asked = train[: warm.questions]
-        episodes = asyncio.run(best_of_n(policy, asked, warm.samples, student=student, params=sampling(config.student), reward=reward))
-        if all(episode.error for episode in episodes):
-            raise RunError(f"warm start: every student call failed ({episodes[0].error}); go on with --resume={run.path}")
-        run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in episodes))
+        asked = parts.train[: warm.questions]
+        episodes = asyncio.run(
+            best_of_n(
+                policy, asked, warm.samples, student=parts.student, params=parts.params, reward=parts.reward,
+                record=lambda wave: parts.record(0, wave),
+            )
+        )  # fmt: skip
         kept = keep_best(episodes, random.Random(config.seed))
         by_id = {example.id: example for example in asked}
         rows = [
             {
-                "prompt": [message.model_dump() for message in prompt.messages(by_id[name].public())],
+                "prompt": [message.model_dump() for message in parts.prompt.messages(by_id[name].public())],
                 "completion": [{"role": "assistant", "content": text}],
             }
             for name, text in kept
         ]
         solved = len({name for name, _ in kept})
-        say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
+        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
         if rows:
-            fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=run.path / "warm_start_work")
-            shutil.rmtree(run.path / "warm_start_work", ignore_errors=True)
+            work = run.path / "warm_start_work"
+            model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
+            shutil.rmtree(work, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(folder)
     model.save_pretrained(folder)
@@ -113,41 +154,51 @@ def warm_start(config: TrainConfig, run: RunDirectory, train: list[Example], stu
     return folder
 
 
-def learn(
-    config: TrainConfig, run: RunDirectory, start: Path, train: list[Example], validator: Validator, rewarder: Rewarder,
-    ledger: Ledger, progress: Progress, stop: StopSignal,
-) -> None:  # fmt: skip
+def learn(parts: Parts, start: Path) -> Validator:
     """GRPO from the warm start or the last whole checkpoint, to the last step or a stop signal."""
+    config, run = parts.config, parts.run
     model, tokenizer = load_model(str(start))
-    prompt = teacher_prompt(config)
-    rows = [
-        {"prompt": [message.model_dump() for message in prompt.messages(example.public())], "example_id": example.id} for example in train
-    ]
+    validator = Validator(
+        run, parts.validation, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
+        student=parts.student, params=parts.params, reward=parts.reward,
+    )  # fmt: skip
+    rewarder = Rewarder(
+        parts.train, tokenizer, end_ids(model, tokenizer), student=parts.student, params=parts.params, reward=parts.reward,
+        record=parts.record,
+    )  # fmt: skip
     checkpoint = run.last_checkpoint()
-    run.drop_after(checkpoint[0] if checkpoint else 0)
+    done = checkpoint[0] if checkpoint else 0
+    run.drop_after(done)
 
     def on_step(step: int, logs: dict[str, float]) -> None:
-        ledger.save()
         run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
         right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
-        progress.step(
-            step,
-            f"right {right:.0%} silent {silent:.0%} distinct {logs.get('distinct_rate', 0.0):.0%} entropy {logs.get('entropy', 0.0):.2f}",
-        )
+        distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
+        parts.progress.step(step, f"right {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
 
     def on_validate(step: int, trained: Any) -> None:
-        right = validator(step, trained)
-        progress.say(f"step {step}: validation {right:.1%}")
+        parts.progress.say(f"step {step}: validation {validator(step, trained):.1%}")
+        parts.ledger.save()
 
-    if checkpoint is None and not run.lines("validation.jsonl"):
+    if not run.lines("validation.jsonl"):
         on_validate(0, model)
+    if done >= (config.max_steps or 0):
+        return validator  # a Trainer that resumes at its last step would take one more
+    rows = [
+        {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
+        for example in parts.train
+    ]
     trainer = build_trainer(
         config, run, model, tokenizer, rows=rows, reward=rewarder.score, on_step=on_step, on_validate=on_validate,
-        on_saved=validator.prune, stop=lambda: bool(stop.number),
+        on_saved=validator.prune, stop=lambda: bool(parts.stop.number),
     )  # fmt: skip
-    stop.graceful = True
-    trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
-    stop.graceful = False
+    parts.stop.graceful = True
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+    except ValueError as error:
+        raise RunError(f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {run.checkpoints}") from None
+    parts.stop.graceful = False
+    return validator
 
 
 def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Validator, student_name: str) -> dict[str, Any]:
@@ -173,59 +224,78 @@ def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Valid
     return save_teacher(run.teacher, model, tokenizer, teacher_prompt(config), facts)
 
 
-def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> dict[str, Any] | None:
-    """Run all phases and return the summary; None where a signal stopped the run (it can be resumed)."""
-    started = time.monotonic()
-    # transformers reads and writes its own deprecated attribute whenever a Trainer saves.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
+    """(training, validation) questions, after everything that can be wrong with the settings was looked at. Nothing is asked or written.
+
+    Raises SettingError.
+    """
     task = TASKS[config.task.name]
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
-    prompt = teacher_prompt(config)
-    student = make_student(config.student)
-    try:
-        asyncio.run(student.check())
-    except StudentError as error:
-        raise RunError(f"student: {error}") from None
-    run = run or RunDirectory.create(config)
-    reward, params = Rubric(config.reward), sampling(config.student)
-    ledger = Ledger(run, student)
-    progress = Progress(config.max_steps or 0)
-    progress.say(f"run {run.path}")
+    check_before(config)
+    needed = questions_a_batch(grpo_config(config, Path(os.devnull)))
+    if len(train_set) < needed:
+        raise SettingError(f"task {config.task.name}: {len(train_set)} training questions are fewer than the {needed} of one step's batch")
+    return train_set, validation_set
 
-    def record(step: int, episodes: list[Episode]) -> None:
-        run.append("episodes.jsonl", *({"step": step, **episode.model_dump(mode="json")} for episode in episodes))
 
-    with progress.bar:
-        start = warm_start(config, run, train_set, student, reward, progress.say)
-        ledger.save()
-        tokenizer = load_model(str(start))[1]
-        validator = Validator(
-            run, validation_set, tokenizer, prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-            student=student, params=params, reward=reward,
-        )  # fmt: skip
-        rewarder = Rewarder(train_set, tokenizer, student=student, params=params, reward=reward, record=record)
-        learn(config, run, start, train_set, validator, rewarder, ledger, progress, stop)
-    ledger.save()
-    if stop.number:
+def phases(parts: Parts) -> dict[str, Any] | None:
+    """All phases of a prepared run; the summary, or None where a signal stopped it."""
+    config, run = parts.config, parts.run
+    with parts.progress.bar:
+        start = warm_start(parts)
+        validator = learn(parts, start)
+    if parts.stop.number:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
-    manifest = export(config, run, start, validator, student.name)
-    summary, _ = asyncio.run(evaluate(config, run.teacher, student))
-    asyncio.run(student.aclose())
-    ledger.save()
+    manifest = export(config, run, start, validator, parts.student.name)
+    summary, _ = asyncio.run(evaluate(config, run.teacher, parts.student))
     result = {
         "task": config.task.name,
         "algorithm": config.algorithm,
         "seed": config.seed,
         "steps": config.max_steps,
-        "wall_s": round(time.monotonic() - started, 1),
+        "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],
-        "student": ledger.total(),
+        "student": parts.ledger.counts(),
         "eval": summary.model_dump(mode="json"),
     }
     write_json(run.path / "summary.json", result)
     print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
     print(f"teacher: {run.teacher}   student calls: {result['student']['calls']}   {result['wall_s']:.0f} s")
     return result
+
+
+def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> dict[str, Any] | None:
+    """Run all phases and return the summary; None where a signal stopped the run (it can be resumed).
+
+    Raises SettingError before anything was started, RunError after.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it builds
+    # transformers reads and writes its own deprecated attribute whenever a Trainer saves.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    train_set, validation_set = prepare(config)
+    prompt = teacher_prompt(config)
+    if run is None:
+        load_model(config.teacher.model)  # a model that cannot be loaded is found out before a run is made of it
+    student = make_student(config.student)
+    try:
+        asyncio.run(student.check())
+    except StudentError as error:
+        raise cannot_start(error) from None
+    run = run or RunDirectory.create(config)
+    with run.lock():
+        ledger = Ledger(run, student)
+        progress = Progress(config.max_steps or 0)
+        progress.say(f"run {run.path}")
+        parts = Parts(
+            config, run, train_set, validation_set, prompt, student, sampling(config.student), Rubric(config.reward), ledger, progress, stop
+        )
+        try:
+            return phases(parts)
+        except OSError as error:
+            raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None
+        finally:
+            asyncio.run(student.aclose())
+            ledger.save()

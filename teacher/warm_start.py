@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction
 from rewards.episode import correct, run_episode
@@ -34,16 +36,24 @@ async def best_of_n(
     student: StudentClient,
     params: SamplingParams,
     reward: Reward,
+    record: Callable[[list[Episode]], None],
 ) -> list[Episode]:
-    """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right."""
+    """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right.
+
+    `record` gets each wave's episodes as they are paid for. Raises RunError where every call of a wave failed.
+    """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
-        return await asyncio.gather(
+        wave = await asyncio.gather(
             *(
                 run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward)
                 for example, instruction in zip(asked, instructions, strict=True)
             )
         )
+        record(wave)
+        if all(episode.error for episode in wave):
+            raise RunError(f"warm start: every student call of a wave failed ({wave[0].error}); go on with --resume")
+        return wave
 
     episodes = await ask(examples, [Instruction(text="", source="silence")] * len(examples))
     for start in range(0, samples, WAVE):
@@ -74,8 +84,13 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
     return kept
 
 
-def fine_tune(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: WarmStartConfig, *, seed: int, work: Path) -> None:
-    """Supervised fine-tuning of `model`, in place, on {"prompt": [...], "completion": [...]} rows; loss on the completion alone."""
+def fine_tune(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: WarmStartConfig, *, seed: int, work: Path, peft_config: Any = None
+) -> Any:
+    """Supervised fine-tuning on {"prompt": [...], "completion": [...]} rows, loss on the completion alone; returns the tuned model.
+
+    With a peft config an adapter is trained and merged into the weights.
+    """
     import torch
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
@@ -101,6 +116,7 @@ def fine_tune(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: Wa
         seed=seed,
         max_length=None,
     )
-    trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=peft_config)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    return model if peft_config is None else trainer.model.merge_and_unload()

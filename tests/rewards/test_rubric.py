@@ -51,6 +51,15 @@ def test_what_cannot_be_judged_is_none_and_never_zero():
         ("Carry.", False, False),
         ("Add the numbers.", True, False),
         ("Add the\x07 numbers.", False, False),
+        ("1. Add the numbers.\n2. Check the sum.", False, True),
+        ("- Add the numbers.\n- Check the sum.", False, True),
+        ("Multiply by 3.14. Round at the end.", False, True),
+        ("The total is $2.50 a piece.", False, True),
+        ('End with "#### N."', False, True),
+        ("Use e.g. a table.", False, True),
+        ("先求和。", False, True),
+        ("Add. Then stop", False, False),
+        ("add. Then stop.", False, False),
     ],
 )
 def test_the_format_gate(text, truncated, expected):

@@ -8,7 +8,7 @@ import pytest
 from exchange.records import Message, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import TransformersPolicy, as_instruction, load_model, load_teacher, save_teacher
+from teacher.policy import TransformersPolicy, as_instruction, end_ids, load_model, load_teacher, save_teacher
 from teacher.prompt import HIDDEN, TeacherPrompt
 
 EXAMPLES = [
@@ -41,10 +41,13 @@ def test_a_text_cut_at_the_limit_is_marked(base):
 def test_ids_are_cut_at_the_end_token(base):
     tokenizer = base[1]
     words = tokenizer("Add the two numbers.")["input_ids"]
-    ended = as_instruction([*words, tokenizer.eos_token_id, tokenizer.pad_token_id], tokenizer)
+    ends = end_ids(*base)
+    assert ends == {tokenizer.eos_token_id}
+    ended = as_instruction([*words, tokenizer.eos_token_id, tokenizer.pad_token_id], tokenizer, ends)
     assert (ended.text, ended.num_tokens, ended.truncated, ended.source) == ("Add the two numbers.", len(words), False, "teacher")
-    assert as_instruction(words, tokenizer).truncated
-    silent = as_instruction([tokenizer.eos_token_id], tokenizer)
+    assert as_instruction(words, tokenizer, ends).truncated
+    assert not as_instruction([*words, 7], tokenizer, frozenset({7, 8})).truncated
+    silent = as_instruction([tokenizer.eos_token_id], tokenizer, ends)
     assert (silent.text, silent.source, silent.truncated) == ("", "silence", False)
 
 

@@ -143,6 +143,7 @@ def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path):
         "*/checkpoints/checkpoint-2/model.safetensors",  # a checkpoint is being written
         "*/checkpoints/checkpoint-2/complete",  # between checkpoints
         "*/checkpoints/checkpoint-6/model.safetensors",
+        "*/teacher/teacher.json",  # the evaluation has begun
     ]
     for i, moment in enumerate(moments):
         process = subprocess.Popen(

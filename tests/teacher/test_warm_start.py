@@ -3,9 +3,13 @@
 import asyncio
 import random
 
+import pytest
+
+from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example, Instruction, Score
 from rewards.rubric import RewardConfig, Rubric
+from student_clients.errors import StudentServerError
 from student_clients.scripted import ScriptedStudent
 from teacher.warm_start import KEPT, WAVE, best_of_n, keep_best
 
@@ -27,8 +31,12 @@ class Writer:
 
 
 def run(student, examples, samples):
-    policy = Writer()
-    episodes = asyncio.run(best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=Rubric(RewardConfig())))
+    policy, recorded = Writer(), []
+    reward = Rubric(RewardConfig())
+    episodes = asyncio.run(
+        best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=reward, record=recorded.extend)
+    )
+    assert recorded == episodes
     return episodes, policy.written
 
 
@@ -47,6 +55,14 @@ def test_a_hopeless_question_stops_at_n_and_a_solved_one_after_its_wave():
     asked = {name: sum(e.example_id == name and bool(e.instruction.text) for e in episodes) for name in "bc"}
     assert asked == {"b": WAVE, "c": 10}
     assert keep_best(episodes, random.Random(0)) == [("b", "Try number 2.")]
+
+
+def test_a_student_that_is_gone_ends_the_warm_start():
+    def answer(messages):
+        raise StudentServerError("HTTP 500")
+
+    with pytest.raises(RunError, match="every student call of a wave failed"):
+        run(ScriptedStudent(answer), [example("a", "5")], 4)
 
 
 def episode(text, value, correct=1.0, **parts):
