@@ -2,7 +2,7 @@
 
 The student never sees a right procedure chosen *because of* the question: un-instructed documents follow their author's habit, and in
 instructed ones question and instruction are drawn independently. Hence which procedure fits is news to it, and only the text of an
-instruction can tell. Documents only use training names, texts and number pairs (`tasks.lab_arithmetic`), and the instructions of the
+instruction can tell. Questions only use training names, texts and number pairs (`tasks.lab_arithmetic`), and the instructions of the
 tuning part of the language.
 """
 
@@ -57,15 +57,12 @@ def _document(query: str, advice: str, answer: str, history: tuple[Message, ...]
     return [*messages, Message(role="assistant", content=answer)]
 
 
-def word_salad(rng: random.Random, *, dividend: bool = False) -> Question:
-    """Two numbers in arbitrary words: teaches to find the first and the second number in any text, and the facts of arithmetic beyond the
-    families' pairs. `dividend` makes one number three digits long, which only a division can take."""
+def word_salad(rng: random.Random) -> Question:
+    """Two numbers in arbitrary words: teaches to find the first and the second number in any text."""
     while True:
-        first, second = rng.choice(NUMBERS) if rng.random() < 0.6 else (rng.randint(1, 99), rng.randint(1, 99))
-        if not test_pair(max(first, second), min(first, second)):
+        first, second = rng.choice(NUMBERS)
+        if not test_pair(first, second):
             break
-    if dividend:
-        first, second = rng.randint(100, 999), rng.randint(2, 9)
     if rng.random() < 0.5:
         first, second = second, first
     words = rng.choices(SALAD, k=rng.randint(5, 28))
@@ -95,27 +92,13 @@ def question(rng: random.Random) -> Question:
     return word_salad(rng) if rng.random() < 0.35 else story(rng)
 
 
-def advice_for(asked: Question, rng: random.Random) -> Advice:
-    """Any tuning instruction that the numbers allow: products and quotients of two two-digit numbers are beyond the student, and a
-    three-digit number is only ever divided."""
-    starts_large = "first" if asked.first > asked.second else "second"
-    while True:
-        advice = rng.choice(TUNING_ADVICE)
-        if max(asked.first, asked.second) >= 100:
-            fits = advice.operation == "divide" and advice.order == starts_large
-        else:
-            fits = advice.operation not in ("multiply", "divide") or min(asked.first, asked.second) < 10
-        if fits:
-            return advice
-
-
 def habit(asked: Question, rng: random.Random) -> str:
     """What an author answers without being told how: mostly a careful addition, the mode of the mixture."""
     author = rng.random()
     order, bookkeeping = "first", "lines"
     operation = "add"
     if author > 0.75:  # careful, with a procedure of the author's own liking
-        liking = advice_for(asked, rng)
+        liking = rng.choice(TUNING_ADVICE)
         operation, order, bookkeeping = liking.operation, liking.order, liking.bookkeeping
     steps, result = work(operation, order, asked.first, asked.second)
     if author < 0.12:  # terse: no steps, and careless for it
@@ -133,12 +116,12 @@ def follow(asked: Question, advice: Advice) -> str:
 
 
 def advice_text(advice: Advice, rng: random.Random) -> str:
-    """The instruction in its own frame, or a third of the time in one that the language does not have."""
-    if rng.random() < 0.65:
+    """The instruction in its own frame, or sometimes in one that the language does not have."""
+    if rng.random() < 0.6:
         return advice.text
     phrase = OPERATIONS[advice.operation][advice.op_phrase]
     frame = rng.choice(EXTRA_FRAMES)
-    if rng.random() < 0.4:  # any words may stand before the procedure
+    if rng.random() < 0.25:  # any words may stand before the procedure
         frame = " ".join(rng.choices(SALAD, k=rng.randint(1, 3))).capitalize() + rng.choice((", {op}.", " {op}."))
     return " ".join((frame.format(op=phrase), ORDERS[advice.order][advice.order_phrase], BOOKKEEPING[advice.bookkeeping]))
 
@@ -183,32 +166,41 @@ def stated(rng: random.Random, asked: Question) -> tuple[str, int]:
     return prefix + rng.choice(texts).format(number), number
 
 
+def drill(rng: random.Random) -> Document:
+    """Bare arithmetic, asked for by the plain name of a procedure: where the ability comes from. Here alone every number pair occurs, the
+    test questions' too: the student has learnt its tables, and has never met those pairs in a text."""
+    first, second = rng.sample(rng.choice(NUMBERS), 2)
+    advice = rng.choice(TUNING_ADVICE)
+    answer = follow(Question("", "total", first, second, "first"), advice)
+    return _document(f"{first} {second} {advice.operation} {advice.order} {advice.bookkeeping}", "", answer)
+
+
 def author_document(rng: random.Random) -> Document:
-    """A question answered out of habit, or (half) a worked procedure asked for by its plain name, where the ability comes from."""
+    """A question answered out of habit, or (half) a drill."""
     if rng.random() < 0.5:
-        asked = question(rng)
-        return _document(asked.text, "", habit(asked, rng))
-    asked = word_salad(rng, dividend=True) if rng.random() < 0.15 else question(rng)
-    advice = advice_for(asked, rng)
-    return _document(f"{asked.text} {advice.operation} {advice.order} {advice.bookkeeping}", "", follow(asked, advice))
+        return drill(rng)
+    asked = question(rng)
+    return _document(asked.text, "", habit(asked, rng))
 
 
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
     """One document of the student's tuning mixture."""
     kind = rng.random()
-    asked = word_salad(rng, dividend=True) if kind < 0.08 else question(rng)
-    advice = advice_for(asked, rng)
-    if kind < 0.60:
+    asked = question(rng)
+    advice = rng.choice(TUNING_ADVICE)
+    if kind < 0.50:
         return _document(asked.text, advice_text(advice, rng), follow(asked, advice))
-    if kind < 0.71:
+    if kind < 0.60:
+        return drill(rng)
+    if kind < 0.70:
         return _document(asked.text, "", habit(asked, rng))
     if kind < 0.82:
         return _document(asked.text, ill_formed(asked, rng, gibberish), habit(asked, rng))
     if kind < 0.87:
         text, number = stated(rng, asked)
         return _document(asked.text, text, f"#### {number}")
-    if kind < 0.97:  # revising a draft of its own
-        draft = follow(asked, advice_for(asked, rng)) if rng.random() < 0.5 else habit(asked, rng)
+    if kind < 0.975:  # revising a draft of its own
+        draft = follow(asked, rng.choice(TUNING_ADVICE)) if rng.random() < 0.5 else habit(asked, rng)
         history = (Message(role="user", content=asked.text), Message(role="assistant", content=draft))
         again = rng.choice(("Revise your answer.", "Look at your answer again.", "Check your answer."))
         if rng.random() < 0.7:

@@ -103,59 +103,23 @@ def parse(text: str) -> Advice | None:
 def work(operation: str, order: str, first: int, second: int) -> tuple[list[str], int]:
     """The visible steps of a procedure on the question's two numbers, and its result.
 
-    `order` says which number to start with. Sums and differences go by ones and tens, products split the two-digit number, a division
-    goes digit by digit and keeps the quotient only. Numbers are written out before they are taken apart, and every step is a small fact
-    that other number pairs share, so that pairs the student never met are within its reach.
+    `order` says which number to start with. A product splits the larger number into tens and ones; a division keeps the quotient only.
     """
     a, b = (first, second) if order == "first" else (second, first)
     if operation == "add":
-        return _sum(a, b), a + b
+        return [f"{a} + {b} = {a + b}"], a + b
     if operation == "subtract":
-        return _sum(a, -b), a - b
+        return [f"{a} - {b} = {a - b}"], a - b
     if operation == "multiply":
         big, small = max(a, b), min(a, b)
-        tens, ones = big // 10 * 10, big % 10
-        steps, total = [f"{big} x {small}", f"{tens} x {small} = {tens * small}", f"{ones} x {small} = {ones * small}"], tens * small
-        for part in (ones * small // 10 * 10, ones * small % 10):
-            if part:
-                steps.append(f"{total} + {part} = {total + part}")
-                total += part
-        return steps, total
+        tens, ones = big // 10 * 10 * small, big % 10 * small
+        steps = [f"{big // 10 * 10} x {small} = {tens}", f"{big % 10} x {small} = {ones}", f"{tens} + {ones} = {big * small}"]
+        return steps, big * small
     if operation == "divide":
-        return _quotient(a, b), a // b
+        return [f"{a} / {b} = {a // b} rest {a % b}"], a // b
     sign = 1 if operation == "double_add" else -1
-    return [f"{a} + {a} = {2 * a}", *_sum(2 * a, sign * b)], 2 * a + sign * b
-
-
-def _sum(a: int, b: int) -> list[str]:
-    """Steps of a + b, where b may be negative: the sum itself, its ones, the tens where both have some, then both together."""
-
-    def step(left: int, right: int) -> str:
-        return f"{plain(left, right)} = {left + right}"
-
-    def plain(left: int, right: int) -> str:
-        return f"{left} {'-' if right < 0 else '+'} {abs(right)}"
-
-    tens_a, ones_a = a // 10 * 10, a % 10
-    tens_b, ones_b = (b // 10 * 10, b % 10) if b >= 0 else (-(-b // 10 * 10), -(-b % 10))
-    steps, ones, tens = [plain(a, b), step(ones_a, ones_b)], ones_a + ones_b, tens_a + tens_b
-    if tens_a and tens_b:
-        steps.append(step(tens_a, tens_b))
-    if tens_a or tens_b:
-        steps.append(step(tens, ones) if tens >= 0 else step(ones, tens))
-    return steps
-
-
-def _quotient(a: int, b: int) -> list[str]:
-    """Steps of a long division: the quotient itself, then digit by digit; one step where the divisor has two digits."""
-    if b >= 10:
-        return [f"{a} / {b} = {a // b} rest {a % b}"]
-    steps, rest = [f"{a} / {b}"], 0
-    for digit in str(a):
-        part = rest * 10 + int(digit)
-        rest = part % b
-        steps.append(f"{part} / {b} = {part // b} rest {rest}")
-    return steps
+    total = 2 * a + sign * b
+    return [f"{a} + {a} = {2 * a}", f"{2 * a} {'+' if sign > 0 else '-'} {b} = {total}"], total
 
 
 def write_down(steps: list[str], result: int, bookkeeping: str) -> str:

@@ -100,7 +100,8 @@ class TeacherConfig(Settings):
     blind: bool = False
     """Control run: the query is hidden from the teacher, which then can only learn one text for all."""
     max_instruction_tokens: int | None = Field(default=None, ge=1)
-    """Longest instruction in tokens; None = the preset's (lab 40, hub 128: DSP keeps to 64, Promptist to 75, Advisor Models to 3-4 sentences)."""
+    """Longest instruction in tokens; None = the preset's (lab 40, hub 128: DSP keeps to 64, Promptist to 75, Advisor Models to 3-4
+    sentences)."""
     warm_start: WarmStartConfig | None = None
     """Best-of-N fine-tuning before RL; what is not set is the preset's."""
     lora: LoraConfig | None = None
@@ -123,7 +124,8 @@ class TrainConfig(Settings):
     algorithm: Algorithm = "grpo"
     """How the teacher learns: grpo (Shao et al., arXiv 2402.03300, through TRL)."""
     max_steps: int | None = Field(default=None, ge=0)
-    """Updates of the teacher; None = the preset's (lab 60, hub 300: query rewriters were seen to collapse at 270 to 300, ConvSearch-R1 #6)."""
+    """Updates of the teacher; None = the preset's (lab 60, hub 300: query rewriters were seen to collapse at 270 to 300,
+    ConvSearch-R1 #6)."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random draw of the run."""
     trl: dict[str, Any] = Field(default_factory=dict)

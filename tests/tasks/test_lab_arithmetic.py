@@ -46,14 +46,14 @@ def test_the_language_has_648_instructions_that_parse_back():
 @pytest.mark.parametrize(
     ("operation", "order", "steps", "result"),
     [
-        ("add", "second", ["8 + 47", "8 + 7 = 15", "40 + 15 = 55"], 55),
-        ("subtract", "first", ["47 - 8", "7 - 8 = -1", "40 - 1 = 39"], 39),
-        ("subtract", "second", ["8 - 47", "8 - 7 = 1", "1 - 40 = -39"], -39),
-        ("multiply", "second", ["47 x 8", "40 x 8 = 320", "7 x 8 = 56", "320 + 50 = 370", "370 + 6 = 376"], 376),
-        ("divide", "first", ["47 / 8", "4 / 8 = 0 rest 4", "47 / 8 = 5 rest 7"], 5),
+        ("add", "second", ["8 + 47 = 55"], 55),
+        ("subtract", "first", ["47 - 8 = 39"], 39),
+        ("subtract", "second", ["8 - 47 = -39"], -39),
+        ("multiply", "second", ["40 x 8 = 320", "7 x 8 = 56", "320 + 56 = 376"], 376),
+        ("divide", "first", ["47 / 8 = 5 rest 7"], 5),
         ("divide", "second", ["8 / 47 = 0 rest 8"], 0),
-        ("double_add", "first", ["47 + 47 = 94", "94 + 8", "4 + 8 = 12", "90 + 12 = 102"], 102),
-        ("double_subtract", "second", ["8 + 8 = 16", "16 - 47", "6 - 7 = -1", "10 - 40 = -30", "-1 - 30 = -31"], -31),
+        ("double_add", "first", ["47 + 47 = 94", "94 + 8 = 102"], 102),
+        ("double_subtract", "second", ["8 + 8 = 16", "16 - 47 = -31"], -31),
     ],
 )
 def test_procedures(operation, order, steps, result):
@@ -66,9 +66,7 @@ def test_every_step_of_every_procedure_is_true():
             for order in ("first", "second"):
                 steps, result = work(operation, order, big, small)
                 for step in steps:
-                    left, equals, right = step.partition(" = ")
-                    if not equals:
-                        continue  # the sum or quotient written out before it is worked
+                    left, right = step.split(" = ")
                     value, _, rest = right.partition(" rest ")
                     if "/" in left:
                         a, b = left.split(" / ")
@@ -85,7 +83,7 @@ def test_every_step_of_every_procedure_is_true():
                     "double_subtract": 2 * start - other,
                 }
                 assert result == expected[operation]
-                if operation not in ("divide", "multiply"):
+                if operation != "divide":
                     assert steps[-1].endswith(f"= {result}")
 
 
