@@ -14,7 +14,8 @@ from typing import Any
 
 from exchange.compose import compose
 from exchange.records import Instruction, Message, PublicExample
-from tasks.lab_arithmetic import FAMILIES, ITEMS, NAMES, NUMBERS, Question, draw_question, test_pair
+from tasks.lab_arithmetic import NUMBERS, Question, draw_question, test_pair
+from tasks.lab_families import FAMILIES, ITEMS, NAMES
 from tasks.lab_language import BOOKKEEPING, FRAMES, HELD_OUT_FRAME, OPERATIONS, ORDERS, Advice, all_advice, work, write_down
 
 Document = list[Message]
@@ -227,7 +228,7 @@ def teacher_document(rng: random.Random) -> Document:
 
 def tokenizer_corpus(rng: random.Random, size: int) -> Iterator[str]:
     """Text that holds every word of the world, test names and frames included, so that none falls apart into bytes."""
-    from tasks.lab_arithmetic import TEST_NAMES
+    from tasks.lab_families import TEST_NAMES
 
     for _ in range(size):
         for test in (False, True):

@@ -5,7 +5,8 @@ import random
 from exchange.compose import compose, raw_messages
 from exchange.records import Instruction, PublicExample
 from lab import corpus
-from tasks.lab_arithmetic import TEST_NAMES, test_pair
+from tasks.lab_arithmetic import test_pair
+from tasks.lab_families import TEST_NAMES
 from tasks.lab_language import parse, work
 
 test_pair.__test__ = False  # a function of the task, not a test

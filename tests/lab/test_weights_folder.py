@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from lab import weights_folder
+from lab.measure import BOUNDS
 from lab.weights_folder import model_dir, read_manifest, weights_dir
 
 
@@ -44,12 +45,10 @@ def test_unknown_names_list_the_known_ones(copy):
         read_manifest("chess")
 
 
-def test_the_figures_keep_the_worlds_bounds():
-    figures = read_manifest("arithmetic")["figures"]
-    for role in ("student", "student_b"):
-        arms = {name: entry["right"] for name, entry in figures[role].items()}
-        assert 0.25 <= arms["raw"] <= 0.45
-        assert arms["untrained"] < arms["raw"]
-        assert arms["oracle"] >= 0.97
-        assert arms["best_static"] <= 0.60
-    assert figures["student"]["blind"]["right"] <= 0.60
+@pytest.mark.parametrize("role", ["student", "student_b"])
+def test_the_figures_keep_the_worlds_bounds(role):
+    arms = {name: entry["right"] for name, entry in read_manifest("arithmetic")["figures"][role].items()}
+    assert {"raw", "untrained", "oracle"} <= set(arms)
+    assert arms["untrained"] < arms["raw"]
+    for name, (low, high) in BOUNDS.items():
+        assert name not in arms or low <= arms[name] <= high, (name, arms[name])

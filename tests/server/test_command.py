@@ -143,9 +143,9 @@ def test_check_of_a_bad_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[st
     monkeypatch.delenv("WST_TEACHER", raising=False)
     assert "nowhere" in refused(capsys, ["--check", "--teacher", str(tmp_path / "nowhere")], 2)
     (tmp_path / "teacher.json").write_text("{}")
-    assert "cannot be loaded as a teacher" in refused(capsys, ["--check", "--teacher", str(tmp_path)], 2)
+    assert "the teacher is damaged" in refused(capsys, ["--check", "--teacher", str(tmp_path)], 2)
     (tmp_path / "teacher.json").write_text("not JSON")
-    assert "cannot be loaded as a teacher" in refused(capsys, ["--check", "--teacher", str(tmp_path)], 2)
+    assert "the teacher is damaged" in refused(capsys, ["--check", "--teacher", str(tmp_path)], 2)
 
 
 def test_load_keeps_a_setting_error(monkeypatch: pytest.MonkeyPatch) -> None:

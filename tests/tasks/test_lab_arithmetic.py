@@ -5,7 +5,8 @@ import random
 import pytest
 
 from tasks import lab_arithmetic
-from tasks.lab_arithmetic import FAMILIES, NAMES, TEST_NAMES, draw_question, family_weights, test_pair
+from tasks.lab_arithmetic import draw_question, family_weights, test_pair
+from tasks.lab_families import FAMILIES, NAMES, TEST_NAMES
 from tasks.lab_language import all_advice, parse, work, write_down
 
 test_pair.__test__ = False  # a function of the task, not a test
