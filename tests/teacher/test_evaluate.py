@@ -44,11 +44,30 @@ def test_the_same_command_gives_the_same_numbers(run):
     assert summaries[0] == summaries[1]
 
 
-def test_without_an_argument_the_newest_run_is_measured_and_nothing_is_written(run, capsys):
-    before = (run.path / "summary.json").read_bytes()
+def test_without_an_argument_the_newest_run_is_measured_in_its_place(run, capsys):
     assert main(FLAGS) == 0
-    assert str(run.teacher) in capsys.readouterr().out.replace("\n", "")
+    assert f"teacher: {run.teacher}\n" in capsys.readouterr().out
+    assert json.loads((run.path / "summary.json").read_text())["eval"]["n"] == 12
+
+
+def test_with_a_config_the_summary_goes_into_a_directory_of_its_own(run, tmp_path):
+    before = (run.path / "summary.json").read_bytes()
+    (tmp_path / "c.yaml").write_text("task:\n  dial: 0\n")
+    assert main([str(tmp_path / "c.yaml"), *FLAGS]) == 0
     assert (run.path / "summary.json").read_bytes() == before
+    [other] = [path for path in run.path.parent.iterdir() if path != run.path]
+    assert json.loads((other / "summary.json").read_text())["eval"]["arms"]["raw"]["mean"] > 0.9
+
+
+def test_an_unfinished_run_is_sent_back_to_training(run, capsys):
+    (run.path / "summary.json").unlink()
+    assert main([str(run.path), *FLAGS]) == 2
+    assert f"teacher.train --resume={run.path}" in capsys.readouterr().err
+
+
+def test_the_dry_run_asks_nothing(run, capsys):
+    assert main([str(run.path), *FLAGS, "--dry-run"]) == 0
+    assert '{"student_calls_at_most": 60}' in capsys.readouterr().out
 
 
 def test_extra_arms_are_texts_files_runs_and_models(run, tmp_path, capsys):
