@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROLES: dict[str, dict[str, float]] = {
     "student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2.5e-3, "steps": 3900},
     "student_b": {"hidden": 128, "layers": 3, "mlp": 272, "seed": 2, "lr": 2.5e-3, "steps": 3600},
-    "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 900},
+    "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
 }
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
@@ -116,13 +116,13 @@ def train_role(role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *
         )
     )  # fmt: skip
     gibberish = corpus.gibberish_from(tokenizer)
-    # Muon (Jordan 2024) for the matrices inside the layers, AdamW for embeddings and norms.
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=size["lr"], betas=(0.9, 0.98), weight_decay=0.0),
-        torch.optim.Muon(matrices, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01),
-    ]
+    # Muon (Jordan 2024) for the matrices inside a student's layers, AdamW for the rest. The teacher is AdamW's alone: the large weights that
+    # Muon leaves hardly move under the small steps of the fine-tuning that comes after.
+    muon = [p for name, p in model.named_parameters() if role != "teacher" and p.dim() == 2 and "embed" not in name]
+    others = [p for p in model.parameters() if not any(p is m for m in muon)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=size["lr"], betas=(0.9, 0.98), weight_decay=0.0)]
+    if muon:
+        optimizers.append(torch.optim.Muon(muon, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01))
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     total = max(1, round(size["steps"] * scale))
     tuned_from = 0.0 if role == "teacher" else 0.12

@@ -128,7 +128,7 @@ LONGER = ["--max_steps=6", "--eval.every=2"]
 
 @pytest.mark.slow
 def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path):
-    """kill -9 in the warm start, between checkpoints and in the middle of writing one; the resumed run ends bit for bit the same."""
+    """kill -9 before the warm start, between checkpoints and in the middle of writing one; the resumed run ends bit for bit the same."""
     whole = tmp_path / "whole"
     subprocess.run(command(*LONGER), check=True, env=environment(whole), capture_output=True)
     expected = final_weights(whole)
@@ -139,7 +139,7 @@ def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path):
         return lambda: list(broken.glob(pattern))
 
     moments = [
-        "*/checkpoints",  # the warm start has begun
+        "*/config.yaml",  # before the warm start
         "*/checkpoints/checkpoint-2/model.safetensors",  # a checkpoint is being written
         "*/checkpoints/checkpoint-2/complete",  # between checkpoints
         "*/checkpoints/checkpoint-6/model.safetensors",
