@@ -76,7 +76,7 @@ class WarmStartConfig(Settings):
     """Kept instructions a step."""
 
 
-LAB_WARM_START = WarmStartConfig(questions=600, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32)
+LAB_WARM_START = WarmStartConfig(questions=1500, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32)
 
 
 class LoraConfig(Settings):
