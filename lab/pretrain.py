@@ -116,8 +116,8 @@ def train_role(role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *
         )
     )  # fmt: skip
     gibberish = corpus.gibberish_from(tokenizer)
-    # Muon (Jordan 2024) for the matrices inside a student's layers, AdamW for the rest. The teacher is AdamW's alone: the large weights that
-    # Muon leaves hardly move under the small steps of the fine-tuning that comes after.
+    # Muon (Jordan 2024) for the matrices inside a student's layers, AdamW for the rest. The teacher is AdamW's alone: the large weights
+    # that Muon leaves hardly move under the small steps of the fine-tuning that comes after.
     muon = [p for name, p in model.named_parameters() if role != "teacher" and p.dim() == 2 and "embed" not in name]
     others = [p for p in model.parameters() if not any(p is m for m in muon)]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=size["lr"], betas=(0.9, 0.98), weight_decay=0.0)]
