@@ -20,7 +20,7 @@ from exchange.records import Example
 from rewards.episode import correct
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
-from teacher.run_directory import RunDirectory, mark_complete
+from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
 
 
 class Validator:
@@ -75,7 +75,7 @@ class Validator:
         candidates = [
             (line["value"], -line["step"], self.run.checkpoints / f"best-{line['step']}") for line in self.run.lines("validation.jsonl")
         ]
-        kept = [(value, -step, path) for value, step, path in sorted(candidates, reverse=True) if (path / "complete").exists()]
+        kept = [(value, -step, path) for value, step, path in sorted(candidates, reverse=True) if (path / COMPLETE).exists()]
         return kept[0] if kept else None
 
     def prune(self, checkpoint_step: int) -> None:
