@@ -33,9 +33,10 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
     """Train and evaluate one cell in a process of its own."""
     flags = [f"--student.model=lab:arithmetic/{cell['student']}", f"--task.dial={cell['dial']}", f"--seed={cell['seed']}"]
     with tempfile.TemporaryDirectory() as runs:
-        environment = {**os.environ, "WST_RUNS_DIR": runs, "OMP_NUM_THREADS": "1"}
+        # A cache of its own, so that no run answers from what another paid for.
+        environment = {**os.environ, "WST_RUNS_DIR": f"{runs}/runs", "WST_CACHE_DIR": f"{runs}/cache", "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "teacher.train", *flags], check=True, env=environment, stdout=subprocess.DEVNULL)
-        summary = json.loads(next(Path(runs).glob("*/summary.json")).read_text(encoding="utf-8"))
+        summary = json.loads(next(Path(runs).glob("runs/*/summary.json")).read_text(encoding="utf-8"))
     arms, pair = summary["eval"]["arms"], summary["eval"]["vs_raw"]["trained"]
     return {
         **cell,

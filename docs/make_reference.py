@@ -25,11 +25,13 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 
 | command | does |
 |---|---|
-| `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and the student calls it would make; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one |
-| `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json; no argument = the teacher the server would take; `--dry-run` counts the calls |
+| `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and what the run would cost: calls, tokens, dollars, hours under the rate limits, memory; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one, whose budget, pacing, timeout and cache may then be given anew |
+| `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json; no argument = the teacher the server would take; `--dry-run` as above |
 | `python -m server [--host] [--port] [--teacher] [--check]` | serves `/instruct`; `--check` validates settings and teacher and ends |
 | `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
+| `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
+| `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.
@@ -39,6 +41,7 @@ Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was start
 | variable | meaning |
 |---|---|
 | `WST_RUNS_DIR` | where runs lie (default `runs`) |
+| `WST_CACHE_DIR` | where answers that were paid for are kept (default `.cache/wst`) |
 | `WST_DATA_DIR` | folder of data sets (`gsm8k/train.jsonl.gz`, ...); else a folder `shared/data` beside the checkout, else the Hub is asked |
 | `WST_TEACHER` | teacher folder or run directory for `teacher.evaluate` and the server; default the newest run, else the shipped one |
 | `WST_REQUIRE` | tests: comma-separated programs whose absence fails instead of skipping |

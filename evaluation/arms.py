@@ -5,7 +5,6 @@ An arm is an instruction policy under a name. Raw is the policy that keeps silen
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from evaluation.paired import ArmResult, Comparison, arm_result, compare, verdic
 from exchange.protocols import InstructionPolicy, Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample, Record
 from exchange.settings import Settings
-from rewards.episode import correct, run_episode
+from rewards.episode import all_of, correct, run_episode
 
 RESERVED_ARMS = ("raw", "static", "untrained", "trained", "oracle")
 """Arms that an evaluation makes itself; `eval.arms` cannot name one anew."""
@@ -92,9 +91,7 @@ async def run_arm(
     """One episode a question, in order; the student is asked for all of them at once (its client bounds the concurrency)."""
     instructions = await policy.instruct([example.public() for example in examples])
     pairs = zip(examples, instructions, strict=True)
-    return await asyncio.gather(
-        *(run_episode(example, text, arm=name, student=student, params=params, reward=reward) for example, text in pairs)
-    )
+    return await all_of(run_episode(example, text, arm=name, student=student, params=params, reward=reward) for example, text in pairs)
 
 
 def summarise(episodes: Mapping[str, Sequence[Episode]], *, split: str, alpha: float = 0.05) -> EvalSummary:

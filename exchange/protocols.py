@@ -11,12 +11,15 @@ from exchange.records import Completion, Example, Instruction, Message, PublicEx
 class SamplingParams(Record):
     """How a student samples. Part of every cache key."""
 
-    temperature: float = 0.0
-    """0 = greedy: lower variance and repeatable, so the default for training and evaluation."""
+    temperature: float | None = 0.0
+    """0 = greedy: lower variance and repeatable, so the default for training and evaluation. None = not sent, since
+    reasoning models refuse it."""
     max_tokens: int = 256
     """Upper bound on the answer's tokens."""
     seed: int | None = None
     """Passed on where the server supports it; None = not sent."""
+    split: str | None = None
+    """Split of the question that is asked: never sent, but questions of different splits share no cached answer."""
 
 
 class StudentClient(Protocol):

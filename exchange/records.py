@@ -74,9 +74,15 @@ class Completion(Record):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    """Part of `prompt_tokens` that the provider read from its prefix cache and bills at a lower rate."""
     cost_usd: float = 0.0
     cached: bool = False
     latency_s: float = 0.0
+    model: str | None = None
+    """The snapshot that answered, as the server names it; None where it does not say."""
+    fingerprint: str | None = None
+    """The server's `system_fingerprint`: answers of equal seed are comparable only where it is equal."""
     error: str | None = None
 
 

@@ -6,8 +6,10 @@ A bad setting raises `SettingError`, whose text is one line: the setting, the va
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,6 +69,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """(a command's own arguments, the settings). argparse would take `--a={b: 1}` for a file's name, because of the space."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    spaced = [argument for argument in given if argument.startswith("--") and " " in argument]
+    args, rest = parser.parse_known_args([argument for argument in given if argument not in spaced])
+    return args, [*rest, *spaced]
+
+
 def parse_flags(flags: Sequence[str]) -> list[tuple[str, Any]]:
     """`--a.b=value` flags as (dotted name, value); values are YAML, a bare flag is true, `--a.b value` is not accepted."""
     pairs: list[tuple[str, Any]] = []
@@ -124,7 +134,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 def _shown(name: str, value: Any) -> str:
     """A bad value as an error may show it: what is named like a secret is not repeated."""
-    return "(not shown)" if re.search(r"key|token$|secret|password", name) else repr(value)
+    return "(not shown)" if re.search(r"key|token$|secret|password|header", name) else repr(value)
 
 
 def _below(annotation: Any) -> Iterator[type[BaseModel]]:

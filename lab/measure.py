@@ -48,11 +48,12 @@ async def measure_arms(world: str, role: str) -> dict[str, Any]:
     from evaluation.arms import FixedPolicy, OraclePolicy, run_arm, summarise
     from rewards.rubric import RewardConfig, Rubric
     from student_clients import StudentConfig, make_student, sampling
+    from student_clients.caching import CacheConfig
     from tasks.lab_arithmetic import load
     from teacher.config import TrainConfig, resolve
     from teacher.evaluate import untrained_policy
 
-    config = StudentConfig(model=f"lab:{world}/{role}")
+    config = StudentConfig(model=f"lab:{world}/{role}", cache=CacheConfig(enabled=False))
     student, examples = make_student(config), load("test", limit=1000)
     untrained = untrained_policy(resolve(TrainConfig()), f"lab:{world}/teacher")
     arms: dict[str, InstructionPolicy] = {"raw": FixedPolicy(""), "untrained": untrained, "oracle": OraclePolicy(examples)}
@@ -71,10 +72,11 @@ async def screen(world: str, role: str) -> dict[str, Any]:
     from rewards.episode import correct
     from rewards.rubric import RewardConfig, Rubric
     from student_clients import StudentConfig, make_student, sampling
+    from student_clients.caching import CacheConfig
     from tasks.lab_arithmetic import load
     from teacher.policy import load_model
 
-    config = StudentConfig(model=f"lab:{world}/{role}")
+    config = StudentConfig(model=f"lab:{world}/{role}", cache=CacheConfig(enabled=False))
     student, reward = make_student(config), Rubric(RewardConfig())
     candidates = static_candidates(load_model(f"lab:{world}/{role}")[1], random.Random(0))
     examples = load("test", limit=500)

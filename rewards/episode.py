@@ -5,6 +5,9 @@ A failed student call is data: the episode carries the error and no score. It ne
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Iterable
+
 from exchange.compose import compose
 from exchange.guard import guard
 from exchange.protocols import Reward, SamplingParams, StudentClient
@@ -29,7 +32,7 @@ async def run_episode(
     guarded = guard(instruction).instruction
     messages = compose(example.public(), guarded)
     try:
-        completions = await student.complete(messages, params)
+        completions = await student.complete(messages, params.model_copy(update={"split": example.split}))
     except StudentError as error:
         return Episode(example_id=example.id, arm=arm, instruction=instruction, messages=messages, error=f"{type(error).__name__}: {error}")
     scores = [await reward(example, instruction, completion) for completion in completions]
@@ -41,6 +44,16 @@ async def run_episode(
         completions=tuple(completions),
         scores=tuple(scores),
     )
+
+
+async def all_of(episodes: Iterable[Awaitable[Episode]]) -> list[Episode]:
+    """Run episodes concurrently. Where one raises (the budget is spent, say), the requests in flight are let finish before that goes on:
+    they are paid for, and the cache keeps their answers."""
+    done = await asyncio.gather(*episodes, return_exceptions=True)
+    for outcome in done:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in done if isinstance(outcome, Episode)]
 
 
 def correct(episode: Episode) -> float | None:

@@ -1,7 +1,12 @@
-"""Who answers: adapters for students of every kind, the wrappers around them, and the settings that choose among them."""
+"""Who answers: adapters for students of every kind, the wrappers around them, and the settings that choose among them.
+
+The wrappers from the outside in: counting, cache, pacing (retries), budget, recording, adapter. What is cached costs nothing and waits for
+nothing; every attempt is paid for by itself.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,37 +18,84 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from exchange.protocols import SamplingParams
 from exchange.settings import SettingError, Settings
 from lab.weights_folder import model_dir
+from store import Store, open_store
+from student_clients.budget import BudgetConfig, BudgetedStudent, price_of
+from student_clients.caching import CacheConfig, CachedStudent
 from student_clients.embedded import EmbeddedStudent
 from student_clients.ledger import Adapter, CountingStudent, StudentStats
-from student_clients.openai_compatible import MaxTokensField, OpenAICompatibleStudent
+from student_clients.openai_compatible import Api, MaxTokensField, OpenAICompatibleStudent
 from student_clients.pacing import PacedStudent, PacingConfig
+from student_clients.recording import RecordingStudent, ReplayStudent
 from student_clients.scripted import ScriptedStudent
+from student_clients.vllm import VLLMStudent
+from student_clients.vllm_process import VLLMProcess
 
-__all__ = ["REGISTRY", "CountingStudent", "ScriptedStudent", "StudentConfig", "StudentStats", "make_student", "sampling"]
+__all__ = [
+    "REGISTRY",
+    "BudgetConfig",
+    "CountingStudent",
+    "ScriptedStudent",
+    "StudentConfig",
+    "StudentStats",
+    "make_student",
+    "sampling",
+]
 
-Kind = Literal["embedded", "openai"]
+Kind = Literal["embedded", "openai", "vllm", "replay"]
 LAB_MODEL = re.compile(r"lab:(?P<world>[^/]+)/(?P<role>[^/]+)")
+SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+
+
+class VLLMConfig(Settings):
+    """Where vLLM runs, `kind: vllm` only."""
+
+    base_urls: list[str] = Field(default_factory=list)
+    """Running servers of the same model, `/v1` included; requests go to the one with the fewest in flight, and a dead one is left out until
+    it answers again. Empty = `student.base_url` alone."""
+    launch: bool = False
+    """Start `vllm serve` as a child of this process, for the time of the command."""
+    command: list[str] = Field(default_factory=lambda: ["vllm", "serve"])
+    """What starts the child; the model and its arguments follow. A vLLM in an environment of its own: [/path/to/.venv/bin/vllm, serve]."""
+    args: list[str] = Field(default_factory=lambda: ["--generation-config", "vllm"])
+    """Further arguments of the child, e.g. [--generation-config, vllm, --max-model-len, "4096"]. The default keeps vLLM from applying the
+    model's own sampling defaults, such as a repetition penalty, to requests that do not ask for them."""
+    model_path: str | None = None
+    """Folder or Hub id that the child loads; None = `student.model`. It is served under the name `student.model` either way."""
+    log: Path = Path("vllm.log")
+    """File that takes the child's output."""
+    ready_s: float = Field(default=900.0, gt=0)
+    """Seconds that the child has until it answers: a large model loads for minutes."""
 
 
 class StudentConfig(Settings):
     """Which model answers, where it runs and how it samples."""
 
     kind: Kind = "embedded"
-    """`embedded`: a Hugging Face model in this process; `openai`: a server that speaks the OpenAI API. Not set: `openai` where
-    `base_url` is given, else `embedded`, which needs no server."""
+    """`embedded`: a Hugging Face model in this process; `openai`: a server that speaks the OpenAI API; `vllm`: one or several vLLM servers,
+    running or started by us; `replay`: answers from a recording. Not set: `replay` where `replay` is given, `openai` where `base_url` is,
+    else `embedded`, which needs no server."""
     model: str = Field(default="lab:arithmetic/student", validate_default=True)
-    """For `embedded` a folder, a Hub id or a lab model `lab:WORLD/ROLE`; for `openai` the name under which the server serves it. The lab's
-    student is shipped and answers in milliseconds on a laptop's CPU."""
+    """For `embedded` a folder, a Hub id or a lab model `lab:WORLD/ROLE`; for `openai` and `vllm` the name under which the server serves it.
+    The lab's student is shipped and answers in milliseconds on a laptop's CPU."""
     base_url: str | None = None
     """Where the server is, `/v1` included, e.g. http://localhost:8000/v1. None = OpenAI's own API."""
+    api: Api = "chat"
+    """`chat`: /v1/chat/completions, which every server has; `responses`: /v1/responses, for models that OpenAI serves only there."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the API key; the key itself never stands in a config. Unset = no key is sent to `base_url`."""
     api_key_file: Path | None = None
     """A file that holds the API key, e.g. a mounted secret. None = `api_key_env`."""
+    extra_headers: dict[str, str] = Field(default_factory=dict)
+    """Headers of every request, e.g. for a gateway. A value `env:NAME` is read from the environment, and secrets are only taken so."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Fields of every request beside ours, e.g. {top_p: 0.9} or vLLM's {chat_template_kwargs: {enable_thinking: false}}."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """Seconds for one request from sending to the last byte. 60 bears a few thousand tokens of a slow model. `openai` only."""
-    temperature: float = Field(default=0.0, ge=0)
-    """0 = greedy: lower variance and repeatable, so an instruction's effect shows with the fewest calls."""
+    """Seconds for one request from sending to the last byte. 60 bears a few thousand tokens of a slow model. `openai` and `vllm`."""
+    temperature: float | None = Field(default=0.0, ge=0)
+    """0 = greedy: lower variance and repeatable, so an instruction's effect shows with the fewest calls. null = not sent, as
+    reasoning models want it; with `reasoning_effort` it never is."""
+    reasoning_effort: str | None = None
+    """Effort of a reasoning model (minimal, low, medium, high, …, whatever it knows); null = not sent."""
     max_tokens: int = Field(default=256, ge=1)
     """Tokens of an answer at most, the reasoning of reasoning models included. 256 holds a worked grade-school solution."""
     seed: int | None = None
@@ -53,41 +105,94 @@ class StudentConfig(Settings):
     threads: int = Field(default=1, ge=1)
     """Threads for matrix products, `embedded` only. 1: a second one gains a fifth on tiny models and makes it ten times
     slower where another process wants the core."""
-    max_tokens_field: MaxTokensField = "max_tokens"
-    """What `max_tokens` is called in requests. `max_completion_tokens` for OpenAI's reasoning models, which refuse the older name; some
-    local servers ignore the newer one and generate without end, hence the default."""
+    max_tokens_field: MaxTokensField | None = None
+    """What `max_tokens` is called in requests. null = `max_completion_tokens` with `reasoning_effort`, since OpenAI's reasoning models
+    refuse the older name, else `max_tokens`: some local servers ignore the newer one and generate without end."""
+    vllm: VLLMConfig = Field(default=VLLMConfig(), validate_default=True)
+    """vLLM servers, `vllm` only."""
     pacing: PacingConfig = PacingConfig()
-    """Concurrency and retries, `openai` only."""
+    """Concurrency, retries and rate limits, `openai` and `vllm`."""
+    cache: CacheConfig = CacheConfig()
+    """Keeping of answers."""
+    record: Path | None = None
+    """File to which all traffic is appended, as JSON lines that `replay` reads."""
+    replay: Path | None = None
+    """A recording that answers instead of a student."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_url_means_openai(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("base_url") is not None and "kind" not in data:
-            return {**data, "kind": "openai"}
+    def _kind_by_what_is_given(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "kind" not in data:
+            if data.get("replay") is not None:
+                return {**data, "kind": "replay"}
+            if data.get("base_url") is not None:
+                return {**data, "kind": "openai"}
         return data
 
     @field_validator("model")
     @classmethod
     def _model_fits(cls, model: str, info: ValidationInfo) -> str:
-        if info.data.get("kind") == "openai" and LAB_MODEL.fullmatch(model):
+        if info.data.get("kind") in ("openai", "vllm") and LAB_MODEL.fullmatch(model):
             raise ValueError("an embedded model; set student.model to the name under which the server serves its own")
         return model
 
     @field_validator("base_url")
     @classmethod
     def _url_fits(cls, base_url: str | None, info: ValidationInfo) -> str | None:
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise ValueError("a URL begins with http:// or https://")
         if base_url is not None:
-            try:
-                host = (parts := urlsplit(base_url)).hostname and (parts.port is None or parts.port > 0)
-            except ValueError as error:
-                raise ValueError(f"not a URL: {error}") from None
-            if not host:
-                raise ValueError("a URL names a host, and a port above 0 where it names one")
-        if base_url is not None and info.data.get("kind") == "embedded":
-            raise ValueError("an embedded student has no server; set student.kind=openai or leave kind out")
+            check_url(base_url)
+        if base_url is not None and info.data.get("kind") in ("embedded", "replay"):
+            raise ValueError(f"a student of kind {info.data['kind']} has no server; set student.kind=openai or leave kind out")
         return base_url
+
+    @field_validator("vllm")
+    @classmethod
+    def _servers_fit(cls, vllm: VLLMConfig, info: ValidationInfo) -> VLLMConfig:
+        for url in vllm.base_urls:
+            check_url(url)
+        given = bool(vllm.base_urls) + (info.data.get("base_url") is not None) + vllm.launch
+        if info.data.get("kind") == "vllm" and given != 1:
+            raise ValueError("give exactly one of student.base_url, student.vllm.base_urls and student.vllm.launch")
+        return vllm
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _no_secret_in_the_config(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if SECRET_HEADER.search(name) and not value.startswith("env:"):
+                raise ValueError(f"the value of {name} looks like a secret; put it into an environment variable and write {name}: env:NAME")
+        return headers
+
+    @model_validator(mode="after")
+    def _replay_has_a_file(self) -> StudentConfig:
+        if (self.kind == "replay") != (self.replay is not None):
+            raise ValueError("student.kind=replay and student.replay=FILE go together; give both or neither")
+        return self
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError unless `url` is an http(s) address with a host."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("a URL begins with http:// or https://")
+    try:
+        host = (parts := urlsplit(url)).hostname and (parts.port is None or parts.port > 0)
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    if not host:
+        raise ValueError("a URL names a host, and a port above 0 where it names one")
+
+
+def _headers(config: StudentConfig) -> dict[str, str]:
+    """The extra headers with what the environment holds put in. Raises SettingError where a variable is not set."""
+    values = {}
+    for name, value in config.extra_headers.items():
+        if value.startswith("env:"):
+            variable = value.removeprefix("env:")
+            if not os.environ.get(variable):
+                raise SettingError(f"student.extra_headers.{name}={value!r}: the environment variable {variable} is not set")
+            value = os.environ[variable]
+        values[name] = value
+    return values
 
 
 def _embedded(config: StudentConfig) -> Adapter:
@@ -99,30 +204,90 @@ def _embedded(config: StudentConfig) -> Adapter:
     return EmbeddedStudent(path, name=config.model, batch_size=config.batch_size, threads=config.threads)
 
 
-def _openai(config: StudentConfig) -> Adapter:
+def _connection(config: StudentConfig) -> dict[str, Any]:
+    """What every client of a server is made with."""
+    return {
+        "api_key_env": config.api_key_env,
+        "api_key_file": config.api_key_file,
+        "timeout_s": config.timeout_s,
+        "max_tokens_field": config.max_tokens_field or ("max_completion_tokens" if config.reasoning_effort else "max_tokens"),
+        "extra_headers": _headers(config),
+        "extra_body": config.extra_body,
+        "reasoning_effort": config.reasoning_effort,
+        "api": config.api,
+    }
+
+
+def _over_http(config: StudentConfig, make: Callable[[], Adapter]) -> Adapter:
     try:
-        student = OpenAICompatibleStudent(
-            config.model,
-            base_url=config.base_url,
-            api_key_env=config.api_key_env,
-            api_key_file=config.api_key_file,
-            timeout_s=config.timeout_s,
-            max_tokens_field=config.max_tokens_field,
-        )
+        return make()
     except (ValueError, OSError) as error:
-        setting = "api_key_env" if config.api_key_file is None else "api_key_file"
-        raise SettingError(f"student.{setting}: {error}") from None
-    return PacedStudent(student, config.pacing)
+        if isinstance(error, SettingError):
+            raise
+        if isinstance(error, OSError) or "API key" in str(error):
+            raise SettingError(f"student.{'api_key_env' if config.api_key_file is None else 'api_key_file'}: {error}") from None
+        raise SettingError(f"student: {error}") from None
 
 
-REGISTRY: dict[Kind, Callable[[StudentConfig], Adapter]] = {"embedded": _embedded, "openai": _openai}
+def _client(config: StudentConfig, base_url: str | None) -> OpenAICompatibleStudent:
+    return OpenAICompatibleStudent(config.model, base_url=base_url, **_connection(config))
 
 
-def make_student(config: StudentConfig) -> CountingStudent:
-    """The configured student in its wrappers, not yet connected or loaded (`check` does that). Raises SettingError."""
-    return CountingStudent(REGISTRY[config.kind](config))
+def _openai(config: StudentConfig) -> Adapter:
+    return _over_http(config, lambda: _client(config, config.base_url))
+
+
+def _vllm(config: StudentConfig) -> Adapter:
+    vllm = config.vllm
+    urls = vllm.base_urls or ([config.base_url] if config.base_url else [])
+    process = None
+    if vllm.launch:
+        process = VLLMProcess(
+            vllm.model_path or config.model, served_name=config.model, command=vllm.command, args=vllm.args, log=vllm.log,
+            ready_s=vllm.ready_s,
+        )  # fmt: skip
+    return _over_http(config, lambda: VLLMStudent(config.model, lambda url: _client(config, url), base_urls=urls, process=process))
+
+
+def _replay(config: StudentConfig) -> Adapter:
+    assert config.replay is not None, "checked with the settings"
+    return ReplayStudent(config.replay)
+
+
+REGISTRY: dict[Kind, Callable[[StudentConfig], Adapter]] = {
+    "embedded": _embedded,
+    "openai": _openai,
+    "vllm": _vllm,
+    "replay": _replay,
+}
+
+
+def make_student(config: StudentConfig, budget: BudgetConfig | None = None, account: Callable[[], Store] | None = None) -> CountingStudent:
+    """The configured student in its wrappers, not yet connected or loaded (`check` does that).
+
+    `account` opens the store that a run's spending is booked in; it is called when the first request is paid for. Both None = nothing is
+    booked. Raises SettingError, also where the student costs money and nobody said how much.
+    """
+    price = price_of(config, budget) if budget is not None else None
+    student = REGISTRY[config.kind](config)
+    if config.record is not None:
+        try:
+            student = RecordingStudent(student, config.record)
+        except OSError as error:
+            raise SettingError(f"student.record={str(config.record)!r}: cannot be written ({error.strerror})") from None
+    if price is not None and budget is not None and account is not None:
+        student = BudgetedStudent(student, price, account, limit_usd=None if budget.unlimited else budget.usd)
+    if config.kind in ("openai", "vllm"):
+        student = PacedStudent(student, config.pacing)
+    if config.cache.enabled and config.kind != "replay":
+        try:
+            student = CachedStudent(student, open_store(config.cache.location()))
+        except ValueError as error:
+            raise SettingError(f"student.cache.url={config.cache.url!r}: {error}") from None
+    return CountingStudent(student)
 
 
 def sampling(config: StudentConfig) -> SamplingParams:
     """How the configured student samples."""
-    return SamplingParams(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
+    temperature = None if config.reasoning_effort else config.temperature
+    return SamplingParams(temperature=temperature, max_tokens=config.max_tokens, seed=config.seed)

@@ -5,30 +5,47 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from exchange.records import Completion
+from student_clients import errors
+from student_clients.errors import StudentError
+from student_clients.usage import Usage
+
+Problem = tuple[type[StudentError], str]
+"""Why a reply holds no answer: the error and what to say of it."""
+CUT_OFF: dict[str | None, type[StudentError]] = {
+    "abort": errors.StudentUnreachable,  # vLLM that shuts down
+    "error": errors.StudentBadResponse,  # vLLM and OpenRouter
+    "insufficient_system_resource": errors.StudentBadResponse,  # DeepSeek
+}
+"""Finish reasons of a text that the server gave up midway, with 200 all the same."""
 
 
-class _Text(BaseModel):
+class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
+    reasoning: str | None = None
+    """vLLM and OpenRouter; `reasoning_content` in DeepSeek's spelling."""
+    reasoning_content: str | None = None
 
 
 class _Choice(BaseModel):
-    message: _Text
+    message: _Message
     finish_reason: str | None = None
 
     @property
     def withheld(self) -> bool:
         return self.finish_reason == "content_filter" and not self.message.content
 
+    @property
+    def text(self) -> str | None:
+        """The answer; None = there is none, which is not the same as an empty one.
 
-class _Details(BaseModel):
-    reasoning_tokens: int | None = None
-
-
-class Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    completion_tokens_details: _Details | None = None
+        A model that reasoned and did not get to an answer, within its tokens or at all, gave the empty one: it can be scored.
+        """
+        message = self.message
+        if message.content or message.refusal:
+            return message.content or message.refusal
+        reasoned = self.finish_reason == "length" or message.reasoning or message.reasoning_content
+        return "" if message.content is not None or reasoned else None
 
 
 class ChatReply(BaseModel):
@@ -36,35 +53,43 @@ class ChatReply(BaseModel):
 
     choices: list[_Choice] = Field(min_length=1)
     usage: Usage | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
 
-    @property
-    def withheld(self) -> bool:
-        """The provider's filter took one of the answers away."""
-        return any(choice.withheld for choice in self.choices)
+    @classmethod
+    def read(cls, content: bytes) -> ChatReply:
+        """Raises pydantic's ValidationError where the body is something else."""
+        reply: ChatReply = cls.model_validate_json(content)
+        return reply
 
-    def counts(self) -> tuple[int, int, int]:
-        """Tokens of the prompt, of all choices together, and of these spent on reasoning; 0 where the server does not say."""
-        usage = self.usage or Usage()
-        details = usage.completion_tokens_details or _Details()
-        return usage.prompt_tokens or 0, usage.completion_tokens or 0, details.reasoning_tokens or 0
+    def problem(self) -> Problem | None:
+        for choice in self.choices:
+            if choice.withheld:
+                return errors.StudentContentFiltered, "the content filter withheld the answer"
+            if choice.finish_reason in CUT_OFF:
+                return CUT_OFF[choice.finish_reason], f"it gave up midway (finish_reason {choice.finish_reason})"
+            if choice.text is None:
+                return errors.StudentBadResponse, f"the reply holds no text (finish_reason {choice.finish_reason})"
+        return None
 
-    def completions(self, latency_s: float) -> list[Completion]:
-        """One record a choice. Servers count the choices in sum only: the prompt is put down to the first, the rest shared evenly.
-
-        An answer without text (a reasoning model that ran into its limit, say) is the empty text: it was given and can be scored.
-        """
-        prompt_tokens, completion_tokens, reasoning_tokens = self.counts()
-        shares = len(self.choices)
+    def completions(self, n: int, latency_s: float) -> list[Completion]:
+        """One record for each of the first `n` choices. Servers count the choices in sum only: the prompt is put down to the first, the
+        rest shared evenly."""
+        choices = self.choices[:n]
+        usage, shares = self.usage or Usage(), len(choices)
         return [
             Completion(
-                text=choice.message.content or choice.message.refusal or "",
+                text=choice.text,
                 finish_reason=choice.finish_reason,
-                prompt_tokens=prompt_tokens if i == 0 else 0,
-                completion_tokens=completion_tokens // shares + (i < completion_tokens % shares),
-                reasoning_tokens=reasoning_tokens // shares + (i < reasoning_tokens % shares),
+                prompt_tokens=usage.prompt_tokens if i == 0 else 0,
+                completion_tokens=usage.completion_tokens // shares + (i < usage.completion_tokens % shares),
+                reasoning_tokens=usage.reasoning_tokens // shares + (i < usage.reasoning_tokens % shares),
+                cached_prompt_tokens=usage.cached_prompt_tokens if i == 0 else 0,
                 latency_s=latency_s,
+                model=self.model,
+                fingerprint=self.system_fingerprint,
             )
-            for i, choice in enumerate(self.choices)
+            for i, choice in enumerate(choices)
         ]
 
 

@@ -9,6 +9,8 @@ flight are computed once. The client belongs to no event loop: TRL calls async r
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +37,7 @@ class _Request:
 
     def key(self) -> tuple[tuple[Message, ...], int] | None:
         """What a greedy answer depends on; None for a sampled one, which is never shared."""
-        return None if self.params.temperature > 0 else (self.messages, self.params.max_tokens)
+        return None if self.params.temperature else (self.messages, self.params.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class EmbeddedStudent:
         self.ledger = Ledger()
         self._loaded: _Loaded | None = None
         self._batcher: MicroBatcher[_Request, Completion] = MicroBatcher(self._answer, thread_name="embedded-student")
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A fingerprint of the model: retrained weights under the same name are another student."""
+        return f"embedded:{self.name}:{model_fingerprint(self.model)}"
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         started = time.perf_counter()
@@ -143,7 +150,7 @@ class EmbeddedStudent:
             raise StudentBadRequest(f"a prompt of {len(prompt_ids)} tokens fills the context of {self.name} ({loaded.context}); shorten it")
         params = request.params
         rng = random.Random(None if params.seed is None else f"{params.seed}/{request.sample_index}")
-        return Row(prompt_ids, min(params.max_tokens, room), params.temperature, rng)
+        return Row(prompt_ids, min(params.max_tokens, room), params.temperature or 0.0, rng)
 
     def _completion(self, loaded: _Loaded, row: Row) -> Completion:
         if row.finish_reason is None:
@@ -155,6 +162,26 @@ class EmbeddedStudent:
             prompt_tokens=len(row.prompt_ids),
             completion_tokens=len(row.new_ids),
         )
+
+
+SMALL_FILE = 16 * 2**20
+
+
+def model_fingerprint(model: str) -> str:
+    """A hash of a model folder: small files by content, weights by name, size and time. For a Hub id the snapshot's commit where it is in
+    the local cache, else the id alone."""
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model, "config.json")
+        return Path(found).parent.name if isinstance(found, str) else "unresolved"
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} ".encode())
+        digest.update(path.read_bytes() if stat.st_size <= SMALL_FILE else str(stat.st_mtime_ns).encode())
+    return digest.hexdigest()[:16]
 
 
 def _batches(rows: dict[int, Row], batch_size: int) -> Iterator[list[int]]:

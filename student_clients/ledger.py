@@ -54,9 +54,18 @@ class Ledger:
 
 
 class Adapter(StudentClient, Protocol):
-    """What an adapter offers beyond answering; wrappers pass both on."""
+    """What an adapter offers beyond answering; wrappers pass it on.
+
+    An adapter makes one request and may give fewer than `n` completions, at least one; `PacedStudent` asks for the rest.
+    """
 
     ledger: Ledger
+
+    @property
+    def identity(self) -> str:
+        """Whatever the answers depend on beside messages and parameters, e.g. address and model name or a fingerprint of the weights.
+        Part of every cache key, so it is stable from process to process and holds no secret."""
+        ...
 
     async def check(self) -> None:
         """Return if the student can answer, else raise a StudentError that says in one line what to do."""
@@ -74,6 +83,10 @@ class CountingStudent:
     @property
     def stats(self) -> StudentStats:
         return self.ledger.stats
+
+    @property
+    def identity(self) -> str:
+        return self.client.identity
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         try:

@@ -1,4 +1,4 @@
-"""Pacing: at most so many requests at a time, and bounded retries of what may succeed later.
+"""Pacing: at most so many requests at a time, a minute and a day, and bounded retries of what may succeed later.
 
 A wrapper and not a base class, so that it stands in front of any adapter. The SDK's own retries are off: they would hide calls from the
 ledger and multiply with these.
@@ -7,6 +7,7 @@ ledger and multiply with these.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakKeyDictionary
@@ -18,6 +19,12 @@ from exchange.records import Completion, Message
 from exchange.settings import Settings
 from student_clients.errors import StudentError
 from student_clients.ledger import Adapter
+from student_clients.rate_limits import RateLimits, Ticket
+from student_clients.token_bounds import prompt_tokens_at_most
+
+log = logging.getLogger(__name__)
+LONG_WAIT_S = 60.0
+"""A wait for a rate limit that is longer than this is told to the user."""
 
 
 class PacingConfig(Settings):
@@ -30,10 +37,27 @@ class PacingConfig(Settings):
     requests which failed together do not come back together."""
     max_wait_s: float = Field(default=60.0, ge=0)
     """Longest wait before a retry in seconds. A server whose Retry-After asks for more is given up on."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests sent in any 60 s at most, retries included; None = no limit of ours."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Tokens (prompt and answer) in any 60 s at most. A request in flight weighs what it can take at most, then what it took."""
+    requests_per_day: int | None = Field(default=None, ge=1)
+    """Requests sent in any 24 h at most; a run that reaches it waits. Counted in this process."""
+    tokens_per_day: int | None = Field(default=None, ge=1)
+    """Tokens in any 24 h at most."""
+
+    def rate_limits(self) -> RateLimits:
+        return RateLimits(
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            requests_per_day=self.requests_per_day,
+            tokens_per_day=self.tokens_per_day,
+        )
 
 
 class PacedStudent:
-    """Passes requests on to `client` under a limit on concurrency, and repeats those that fail with a retryable StudentError.
+    """Passes requests on to `client` under limits on concurrency and rate, repeats those that fail with a retryable StudentError, and asks
+    again for the rest where a server gives fewer completions than `n` (some ignore it).
 
     A request that waits to be repeated keeps its place, so that a server that limits us is not pressed by the others. The last error is
     raised when the attempts are used up. Costs of all attempts are in the ledger.
@@ -46,6 +70,7 @@ class PacedStudent:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
+        limits: RateLimits | None = None,
     ) -> None:
         self.client = client
         self.config = config
@@ -53,21 +78,48 @@ class PacedStudent:
         self.ledger = client.ledger
         self._sleep = sleep
         self._rng = rng or random.Random()
+        self._limits = limits or config.rate_limits()
         # asyncio's semaphore belongs to one loop; the client is used from several over its life.
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
+    @property
+    def identity(self) -> str:
+        return self.client.identity
+
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         slots = self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.config.concurrency))
+        completions: list[Completion] = []
         async with slots:
-            for attempt in range(1, self.config.max_attempts + 1):
-                try:
-                    return await self.client.complete(messages, params, n=n, sample_index=sample_index)
-                except StudentError as error:
-                    wait_s = self._wait_s(attempt, error)
-                    if wait_s is None:
-                        raise
-                await self._sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
+            while len(completions) < n:
+                completions += await self._ask(messages, params, n - len(completions), sample_index + len(completions))
+        return completions[:n]
+
+    async def _ask(self, messages: Sequence[Message], params: SamplingParams, n: int, sample_index: int) -> list[Completion]:
+        """At least one completion, or the StudentError of the last attempt."""
+        attempt = 1
+        while True:
+            ticket = await self._within_rate(prompt_tokens_at_most(messages) + n * params.max_tokens)
+            try:
+                completions = await self.client.complete(messages, params, n=n, sample_index=sample_index)
+                if taken := sum(c.prompt_tokens + c.completion_tokens for c in completions):  # some servers send no usage
+                    self._limits.settle(ticket, taken)
+                return completions
+            except StudentError as error:
+                wait_s = self._wait_s(attempt, error)
+                if wait_s is None:
+                    raise
+            await self._sleep(wait_s)
+            attempt += 1
+
+    async def _within_rate(self, tokens: int) -> Ticket:
+        told = False
+        while isinstance(found := self._limits.take(tokens), tuple):
+            wait_s, setting = found
+            if wait_s > LONG_WAIT_S and not told:
+                log.warning("student.pacing.%s is used up: %s waits %.0f s", setting, self.name, wait_s)
+                told = True
+            await self._sleep(wait_s)
+        return found
 
     def _wait_s(self, attempt: int, error: StudentError) -> float | None:
         """Seconds to wait before the next attempt; None = do not try again."""

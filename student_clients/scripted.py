@@ -16,6 +16,7 @@ class ScriptedStudent:
     tokens."""
 
     name = "scripted"
+    identity = "scripted"
 
     def __init__(self, answer: Callable[[Sequence[Message]], str]) -> None:
         self.answer = answer

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from evaluation.arms import EvalConfig
 from exchange.settings import Settings
 from rewards.rubric import RewardConfig
-from student_clients import StudentConfig
+from student_clients import BudgetConfig, StudentConfig
 from tasks import TaskConfig
 
 Algorithm = Literal["grpo"]
@@ -132,6 +132,8 @@ class TrainConfig(Settings):
     """Any field of TRL's GRPOConfig, laid over the preset's."""
     eval: EvalConfig = EvalConfig()
     """How the teacher is measured."""
+    budget: BudgetConfig = BudgetConfig()
+    """What the run may spend."""
 
     @model_validator(mode="after")
     def _no_key_twice(self) -> TrainConfig:

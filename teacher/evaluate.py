@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -19,7 +20,7 @@ from evaluation.arms import RESERVED_ARMS, ArmConfig, EvalSummary, FixedPolicy, 
 from exchange.command import RunError, run_command
 from exchange.protocols import InstructionPolicy, StudentClient
 from exchange.records import Episode, Example
-from exchange.settings import SettingError, find_config, load, parse_flags, read_yaml
+from exchange.settings import SettingError, find_config, load, parse_flags, parse_known, read_yaml
 from rewards.rubric import Rubric
 from student_clients import make_student, sampling
 from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
@@ -121,11 +122,10 @@ def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[Tr
     """(config, teacher folder, run directory) for the command's argument. With a config, a teacher of another task is left out."""
     if argument is not None and Path(argument).is_dir():
         run = RunDirectory(Path(argument))
-        if not (run.path / "config.yaml").is_file():
-            raise SettingError(f"{argument}: not a run directory (no config.yaml)")
+        held = run.config()
         if not run.finished:
             raise SettingError(f"{argument}: this run is not finished; go on with `python -m teacher.train --resume={argument}`")
-        return resolve(load(TrainConfig, run.config(), flags)), find_teacher(argument), run
+        return resolve(load(TrainConfig, held, flags)), find_teacher(argument), run
     teacher = find_teacher()
     if argument is not None:
         config = resolve(load(TrainConfig, read_yaml(find_config(argument)), flags))
@@ -139,15 +139,26 @@ def body(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m teacher.evaluate", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("target", nargs="?", help="a config file or a run directory; none = the teacher the server would take")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the student calls, then stop")
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse_known(parser, argv)
     config, teacher, run = config_of(args.target, parse_flags(rest))
     check_before(config)
     if args.dry_run:
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps({"student_calls_at_most": calls(config)}))
+        from teacher.estimate import estimate
+
+        found = estimate(config, {"evaluation": calls(config)}, trains=False)
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(found, indent=1))
         return 0
+    started = time.monotonic()
+
+    def directory() -> RunDirectory:
+        """The run's own directory, or a new one as soon as there is something to write."""
+        nonlocal run
+        run = run or RunDirectory.create(config)
+        return run
+
+    student = make_student(config.student, config.budget, lambda: directory().account())
 
     async def measure() -> EvalSummary:
-        student = make_student(config.student)
         try:
             await student.check()
         except StudentError as error:
@@ -161,12 +172,18 @@ def body(argv: list[str] | None) -> int:
     summary = asyncio.run(measure())
     print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
     print(f"teacher: {teacher}")
-    if run is None:
-        run = RunDirectory.create(config)
-    head = {"task": config.task.name, "algorithm": config.algorithm, "seed": config.seed}
-    held = json.loads((run.path / "summary.json").read_text(encoding="utf-8")) if run.finished else head
-    write_json(run.path / "summary.json", {**held, "eval": summary.model_dump(mode="json")})
-    print(f"summary: {run.path / 'summary.json'}")
+    path = directory().path / "summary.json"
+    head = {
+        "task": config.task.name,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "steps": 0,
+        "wall_s": round(time.monotonic() - started, 1),
+        "student": student.stats.as_dict(),
+    }
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head
+    write_json(path, {**held, "eval": summary.model_dump(mode="json")})
+    print(f"summary: {path}")
     return 0
 
 

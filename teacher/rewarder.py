@@ -6,14 +6,13 @@ run concurrently. A failed call pays None, which TRL leaves out of the group (ne
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
-from rewards.episode import correct, run_episode
+from rewards.episode import all_of, correct, run_episode
 from teacher.policy import as_instruction
 
 
@@ -47,11 +46,9 @@ class Rewarder:
         Raises RunError, which ends the run at its last checkpoint, where every call of a step failed: going on would only burn calls.
         """
         instructions = [as_instruction(list(ids), self.tokenizer, self.ends) for ids in completion_ids]
-        episodes = await asyncio.gather(
-            *(
-                run_episode(self.examples[name], instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
-                for name, instruction in zip(example_id, instructions, strict=True)
-            )
+        episodes = await all_of(
+            run_episode(self.examples[name], instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
+            for name, instruction in zip(example_id, instructions, strict=True)
         )
         if all(episode.error for episode in episodes):
             raise RunError(f"every student call of step {trainer_state.global_step + 1} failed ({episodes[0].error}); go on with --resume")

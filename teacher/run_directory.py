@@ -6,6 +6,7 @@
         episodes.jsonl   a line a training episode
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
+        budget.sqlite3   what was spent, where the student costs money
         summary.json     written last of all: a run that has one is finished
 
 TRL writes a checkpoint in place, so a killed run can leave half of one; only folders with the marker are ever read again.
@@ -26,6 +27,7 @@ import yaml
 
 from exchange.command import RunError
 from exchange.settings import SettingError, read_yaml
+from store import Store, open_store
 from teacher.config import TrainConfig
 
 COMPLETE = "complete"
@@ -84,16 +86,22 @@ class RunDirectory:
             path.mkdir(exist_ok=config.run.dir is not None)
             run = cls(path)
             run.checkpoints.mkdir(exist_ok=True)
-            text = yaml.safe_dump({**config.model_dump(mode="json"), "git_commit": git_commit()}, sort_keys=False)
-            temporary = path / "config.yaml.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path / "config.yaml")
+            run.write_config(config)
         except OSError as error:
             raise SettingError(f"run directory {path} cannot be written ({error.strerror}); set run.dir or WST_RUNS_DIR") from None
         return run
 
+    def write_config(self, config: TrainConfig) -> None:
+        """Raises OSError."""
+        text = yaml.safe_dump({**config.model_dump(mode="json"), "git_commit": git_commit()}, sort_keys=False)
+        temporary = self.path / "config.yaml.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / "config.yaml")
+
     def config(self) -> dict[str, Any]:
-        """The resolved config as written, without the commit."""
+        """The resolved config as written, without the commit. Raises SettingError where this is no run directory."""
+        if not (self.path / "config.yaml").is_file():
+            raise SettingError(f"{self.path}: not a run directory (no config.yaml)")
         data = read_yaml(self.path / "config.yaml")
         data.pop("git_commit", None)
         return data
@@ -107,6 +115,10 @@ class RunDirectory:
             stream.close()
             raise SettingError(f"{self.path}: another process is working on this run") from None
         return stream
+
+    def account(self) -> Store:
+        """Where the run's spending is booked."""
+        return open_store(str(self.path / "budget.sqlite3"))
 
     @property
     def finished(self) -> bool:
@@ -150,18 +162,26 @@ class RunDirectory:
             ) from None
 
 
+MAY_CHANGE = ("budget", "student.pacing", "student.timeout_s", "student.cache")
+"""Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
+
+
+def without_changeable(config: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config without MAY_CHANGE and without where the run lies."""
+    student = {key: value for key, value in config.get("student", {}).items() if f"student.{key}" not in MAY_CHANGE}
+    return {key: value for key, value in {**config, "student": student}.items() if key not in (*MAY_CHANGE, "run")}
+
+
 def find_unfinished(config: TrainConfig) -> RunDirectory:
-    """The newest unfinished run with the same resolved config (the `run` section aside). Raises SettingError where there is none."""
-    wanted = config.model_dump(mode="json")
-    wanted.pop("run")
+    """The newest unfinished run with the same resolved config (MAY_CHANGE aside). Raises SettingError where there is none."""
+    wanted = without_changeable(config.model_dump(mode="json"))
     for path in sorted(runs_dir().glob("*/config.yaml"), reverse=True):
         run = RunDirectory(path.parent)
         try:
             held = run.config()
         except SettingError:
             continue  # the damaged config of another run is no reason to stop this one
-        held.pop("run", None)
-        if not run.finished and held == wanted:
+        if not run.finished and without_changeable(held) == wanted:
             return run
     raise SettingError(
         f"--resume: no unfinished run with these settings under {runs_dir()}; name one with --resume=RUN_DIR or leave it out"

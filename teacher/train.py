@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exchange.command import run_command
-from exchange.settings import SettingError, find_config, load, parse_flags, read_yaml, setting_docs
+from exchange.settings import SettingError, find_config, load, parse_flags, parse_known, read_yaml, setting_docs
 from teacher.config import TrainConfig, resolve
 
 
@@ -47,8 +47,20 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
     return resolve(load(TrainConfig, data, parse_flags(rest)))
 
 
+def changes_on_resume(rest: list[str]) -> list[tuple[str, Any]]:
+    """The flags beside --resume=RUN_DIR. Raises SettingError for one that would make it another run."""
+    from teacher.run_directory import MAY_CHANGE
+
+    flags = parse_flags(rest)
+    for name, _ in flags:
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+            raise SettingError(f"{name}: a resumed run keeps its own settings; only {', '.join(MAY_CHANGE)} may change")
+    return flags
+
+
 def dry_run(config: TrainConfig) -> dict[str, Any]:
-    """What the run would ask, before anything is sent: student calls by phase, at most, and the bound on completion tokens."""
+    """What the run would ask and cost, before anything is sent."""
+    from teacher.estimate import estimate
     from teacher.evaluate import calls as evaluation_calls
     from teacher.grpo import grpo_config
 
@@ -62,8 +74,7 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         "validation": validations * config.task.validation_size,
         "evaluation": evaluation_calls(config),
     }
-    total = sum(calls.values())
-    return {"student_calls_at_most": {**calls, "total": total}, "completion_tokens_at_most": total * config.student.max_tokens}
+    return estimate(config, calls, trains=True)
 
 
 def body(argv: list[str] | None) -> int:
@@ -79,18 +90,16 @@ def body(argv: list[str] | None) -> int:
         "--resume", nargs="?", const="", metavar="RUN_DIR", help="go on with a run (default: the newest unfinished one with these settings)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would cost, then stop")
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse_known(parser, argv)
 
     from teacher.run_directory import RunDirectory, find_unfinished
 
     run: RunDirectory | None
-    if args.resume and not args.config and not rest:
-        if not (Path(args.resume) / "config.yaml").is_file():
-            raise SettingError(f"--resume={args.resume}: not a run directory (no config.yaml)")
+    if args.resume:
+        if args.config is not None:
+            raise SettingError(f"--resume={args.resume}: goes on with that run's own settings; leave {args.config} out")
         run = RunDirectory(Path(args.resume))
-        config = resolve(load(TrainConfig, run.config()))
-    elif args.resume:
-        raise SettingError("--resume=RUN_DIR goes on with that run's own settings; give no others")
+        config = resolve(load(TrainConfig, run.config(), changes_on_resume(rest)))
     else:
         config = read_config(args.config, rest)
         run = find_unfinished(config) if args.resume is not None else None

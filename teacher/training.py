@@ -23,6 +23,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example
 from exchange.settings import SettingError
 from rewards.rubric import Rubric
+from store import Store
 from student_clients import CountingStudent, make_student, sampling
 from student_clients.errors import StudentError
 from tasks import TASKS
@@ -279,13 +280,19 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
     prompt = teacher_prompt(config)
     if run is None:
         load_model(config.teacher.model)  # a model that cannot be loaded is found out before a run is made of it
-    student = make_student(config.student)
+
+    def account() -> Store:
+        assert run is not None, "nothing is paid for before the run has its directory"
+        return run.account()
+
+    student = make_student(config.student, config.budget, account)
     try:
         asyncio.run(student.check())
     except StudentError as error:
         raise cannot_start(error) from None
     run = run or RunDirectory.create(config)
     with run.lock():
+        run.write_config(config)  # a resumed run may have been given another budget
         ledger = Ledger(run, student)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")

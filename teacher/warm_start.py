@@ -8,7 +8,6 @@ right, at most N each.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction
-from rewards.episode import correct, run_episode
+from rewards.episode import all_of, correct, run_episode
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
 
@@ -44,11 +43,9 @@ async def best_of_n(
     """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
-        wave = await asyncio.gather(
-            *(
-                run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward)
-                for example, instruction in zip(asked, instructions, strict=True)
-            )
+        wave = await all_of(
+            run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward)
+            for example, instruction in zip(asked, instructions, strict=True)
         )
         record(wave)
         if all(episode.error for episode in wave):

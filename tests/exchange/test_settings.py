@@ -1,9 +1,11 @@
 """Settings from YAML and flags, and the one-line errors."""
 
+import argparse
+
 import pytest
 from pydantic import Field
 
-from exchange.settings import SettingError, Settings, find_config, load, parse_flags, read_yaml, setting_docs, setting_names
+from exchange.settings import SettingError, Settings, find_config, load, parse_flags, parse_known, read_yaml, setting_docs, setting_names
 
 
 class Inner(Settings):
@@ -87,3 +89,11 @@ def test_names_and_docs_cover_every_section():
     assert setting_names(Outer) == ["inner", "inner.rate", "inner.names", "maybe", "maybe.rate", "maybe.names", "count", "free"]
     docs = {name: (default, text) for name, default, text in setting_docs(Outer)}
     assert docs["inner.rate"] == ("0.5", "How fast, in steps a second.") and docs["count"] == ("3", "How many.")
+
+
+def test_a_value_with_spaces_is_a_setting_and_no_file():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", nargs="?")
+    args, rest = parse_known(parser, ["c.yaml", "--a.b={c: 1, d: [2, 3]}", "--e=f"])
+    assert args.config == "c.yaml"
+    assert dict(parse_flags(rest)) == {"a.b": {"c": 1, "d": [2, 3]}, "e": "f"}

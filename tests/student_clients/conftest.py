@@ -24,8 +24,21 @@ def chat(*texts: str, finish_reason: str = "stop") -> dict[str, Any]:
     return {"id": "x", "object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 3 * len(texts)}}
 
 
+def response(*texts: str, status: str = "completed", **fields: Any) -> dict[str, Any]:
+    """The body of a /v1/responses reply that reasoned before it spoke: 7 prompt tokens (2 cached), 3 answer tokens (1 of reasoning)."""
+    content = [{"type": "output_text", "text": text, "annotations": []} for text in texts]
+    message = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": content}
+    usage = {
+        "input_tokens": 7, "input_tokens_details": {"cached_tokens": 2},
+        "output_tokens": 3, "output_tokens_details": {"reasoning_tokens": 1}, "total_tokens": 10,
+    }  # fmt: skip
+    reasoning = {"id": "r", "type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+    output = [reasoning, *([message] if texts else [])]
+    return {"id": "x", "object": "response", "model": "m-2026", "status": status, "output": output, "usage": usage, **fields}
+
+
 class ScriptedServer:
-    """Answers POST /v1/chat/completions with the next of `replies`, the last one for ever; keeps what it was sent.
+    """Answers POST /v1/chat/completions and /v1/responses with the next of `replies`, the last one for ever; keeps what it was sent.
 
     A reply is a chat body, or (status, body, headers), or "hang". `models` is the body of GET /v1/models, None = 500.
     """
@@ -36,6 +49,8 @@ class ScriptedServer:
         self.models: Any = {"data": [{"id": "m"}]}
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.most_at_once = 0
         self._at_once = 0
 
@@ -43,6 +58,8 @@ class ScriptedServer:
         async def completions(request: Request) -> Response:
             self.bodies.append(await request.json())
             self.keys.append(request.headers.get("authorization"))
+            self.headers.append(dict(request.headers))
+            self.paths.append(request.url.path)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -61,8 +78,8 @@ class ScriptedServer:
         async def models(request: Request) -> Response:
             return JSONResponse(self.models, 200 if self.models is not None else 500)
 
-        routes = [Route("/v1/chat/completions", completions, methods=["POST"]), Route("/v1/models", models)]
-        return Starlette(routes=routes)
+        asked = [Route(f"/v1/{path}", completions, methods=["POST"]) for path in ("chat/completions", "responses")]
+        return Starlette(routes=[*asked, Route("/v1/models", models)])
 
 
 @pytest.fixture

@@ -114,3 +114,19 @@ def test_no_more_than_the_limit_at_once_on_every_loop() -> None:
 
     assert [asyncio.run(body()), asyncio.run(body())] == [10, 10]
     assert crowded.most_at_once == 2
+
+
+def test_a_server_that_ignores_n_is_asked_again(server: ScriptedServer) -> None:
+    server.replies = [chat("a"), chat("b"), (500, {}, {}), chat("c")]
+    student = PacedStudent(OpenAICompatibleStudent("m", base_url=server.url), PacingConfig(backoff_s=0.0))
+
+    async def ask() -> list[Completion]:
+        try:
+            return await student.complete(ASK, PARAMS, n=3)
+        finally:
+            await student.aclose()
+
+    # What was answered before the failure is kept, not asked for (and paid for) again.
+    assert [completion.text for completion in asyncio.run(ask())] == ["a", "b", "c"]
+    assert [body.get("n") for body in server.bodies] == [3, 2, None, None]
+    assert student.ledger.stats.calls == 4

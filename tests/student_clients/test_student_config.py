@@ -12,6 +12,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
 from exchange.settings import SettingError, load, parse_flags, setting_docs
 from student_clients import REGISTRY, ScriptedStudent, StudentConfig, make_student, sampling
+from student_clients.caching import CachedStudent
 from student_clients.embedded import EmbeddedStudent
 from student_clients.openai_compatible import OpenAICompatibleStudent
 from student_clients.pacing import PacedStudent
@@ -29,15 +30,16 @@ def test_the_default_is_the_embedded_lab_student() -> None:
 def test_a_url_means_a_server() -> None:
     chosen = config("--base_url=http://localhost:1/v1", "--model=m", "--pacing.concurrency=3")
     assert chosen.kind == "openai"
-    student = make_student(chosen)
-    assert isinstance(student.client, PacedStudent)
-    assert isinstance(student.client.client, OpenAICompatibleStudent)
-    assert student.client.config.concurrency == 3
+    cached = make_student(chosen).client
+    assert isinstance(cached, CachedStudent)
+    assert isinstance(cached.client, PacedStudent)
+    assert isinstance(cached.client.client, OpenAICompatibleStudent)
+    assert cached.client.config.concurrency == 3
     assert load(StudentConfig, chosen.model_dump()) == chosen
 
 
 def test_a_folder_is_an_embedded_student(tiny_model: Path) -> None:
-    student = make_student(config(f"--model={tiny_model}", "--batch_size=7"))
+    student = make_student(config(f"--model={tiny_model}", "--batch_size=7", "--cache.enabled=false"))
     assert isinstance(student.client, EmbeddedStudent)
     assert (student.name, student.client.batch_size) == (str(tiny_model), 7)
 
@@ -48,10 +50,24 @@ def test_a_folder_is_an_embedded_student(tiny_model: Path) -> None:
         (["--base_url=http://localhost:1/v1"], "an embedded model"),
         (["--base_url=localhost:1/v1", "--model=m"], "begins with http"),
         (["--base_url=http://localhost:1", "--kind=embedded"], "student.kind=openai"),
-        (["--kind=opanai"], "'embedded' or 'openai'"),
+        (["--kind=opanai"], "'embedded', 'openai', 'vllm' or 'replay'"),
         (["--pacing.concurency=3"], "did you mean pacing.concurrency"),
+        (["--kind=vllm", "--model=m"], "exactly one of student.base_url, student.vllm.base_urls and student.vllm.launch"),
+        (["--kind=vllm", "--model=m", "--vllm.base_urls=[localhost:1/v1]"], "begins with http"),
+        (["--kind=replay"], "student.replay=FILE go together"),
+        (["--extra_headers={X-Api-Key: sk-1234}"], r"write X-Api-Key: env:NAME"),
     ],
-    ids=["lab model served", "no scheme", "embedded with url", "unknown kind", "unknown setting"],
+    ids=[
+        "lab model served",
+        "no scheme",
+        "embedded with url",
+        "unknown kind",
+        "unknown setting",
+        "vllm nowhere",
+        "vllm no scheme",
+        "replay of nothing",
+        "secret header",
+    ],
 )
 def test_bad_settings_are_named(flags: list[str], message: str) -> None:
     with pytest.raises(SettingError, match=message):
@@ -72,10 +88,41 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         make_student(config("--kind=openai", "--model=m", f"--api_key_file={tmp_path / 'nothing'}"))
 
 
+def test_a_secret_header_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = config(
+        "--kind=openai", "--base_url=http://localhost:1/v1", "--model=m", "--extra_headers={X-Key: env:GATEWAY_KEY, X-App: wst}"
+    )
+    monkeypatch.delenv("GATEWAY_KEY", raising=False)
+    with pytest.raises(SettingError, match=r"student\.extra_headers\.X-Key='env:GATEWAY_KEY': .* is not set"):
+        make_student(chosen)
+    monkeypatch.setenv("GATEWAY_KEY", "sk-very-secret")
+    assert "sk-very-secret" not in repr(make_student(chosen)) + chosen.model_dump_json()
+
+
+def test_a_bad_header_value_is_not_shown() -> None:
+    with pytest.raises(SettingError) as caught:
+        config("--extra_headers={X-Api-Key: sk-1234}")
+    assert "sk-1234" not in str(caught.value)
+
+
+def test_reasoning_models_get_no_temperature_and_the_newer_limit() -> None:
+    chosen = config("--kind=openai", "--base_url=http://localhost:1/v1", "--model=m", "--reasoning_effort=low", "--cache.enabled=false")
+    assert sampling(chosen).temperature is None
+    paced = make_student(chosen).client
+    assert isinstance(paced, PacedStudent)
+    assert isinstance(paced.client, OpenAICompatibleStudent)
+    assert paced.client.max_tokens_field == "max_completion_tokens"
+
+
+def test_a_recording_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"student\.record="):
+        make_student(config(f"--record={tmp_path}"))
+
+
 def test_every_setting_is_explained_and_every_kind_registered() -> None:
     undocumented = [name for name, _, text in setting_docs(StudentConfig) if not text]
     assert undocumented == []
-    assert set(REGISTRY) == {"embedded", "openai"}
+    assert set(REGISTRY) == {"embedded", "openai", "vllm", "replay"}
 
 
 def test_importing_leaves_the_heavy_packages_alone() -> None:

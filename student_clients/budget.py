@@ -1,0 +1,214 @@
+"""The budget: a run never settles more dollars than it was given.
+
+Reserve, then settle: before a request its highest possible price is set aside (`held`), afterwards what it cost is booked (`spent`) and the
+rest given back. `spent + held` never passes the limit, over all requests in flight and all processes that share the run's account. A
+request whose outcome nobody knows (timed out, broken off, killed with its process) may have been billed, so it stays held at its highest
+price; one that the server refused is given back. Amounts are whole nano-dollars: sums are exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from exchange.command import RunError
+from exchange.protocols import SamplingParams
+from exchange.records import Completion, Message
+from exchange.settings import SettingError, Settings
+from store import Store, StoreError
+from student_clients import errors
+from student_clients.ledger import Adapter
+from student_clients.token_bounds import prompt_tokens_at_most
+
+if TYPE_CHECKING:
+    from student_clients import StudentConfig
+
+log = logging.getLogger(__name__)
+NANO = 1_000_000_000
+WARN_AT = (0.5, 0.8)
+POLL_S = 0.05
+ACCOUNT = "student"
+UNBILLED = (
+    errors.StudentNotConnected,
+    errors.StudentRateLimited,
+    errors.StudentServerError,
+    errors.StudentAuthError,
+    errors.StudentQuotaExhausted,
+    errors.StudentUnknownModel,
+    errors.StudentBadRequest,
+)
+"""Errors after which nothing was generated, so nothing is billed."""
+
+
+class Price(Settings):
+    """What a model costs, in US dollars per million tokens."""
+
+    input: float = Field(ge=0)
+    """A million prompt tokens."""
+    output: float = Field(ge=0)
+    """A million answer tokens, those of reasoning included."""
+    cached_input: float | None = Field(default=None, ge=0)
+    """A million prompt tokens that the provider read from its prefix cache; None = like any other."""
+    as_of: datetime.date
+    """The day on which you looked the price up, YYYY-MM-DD: prices change, and a report names the day."""
+
+    def nano(self, prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int = 0) -> int:
+        """Nano-dollars, rounded up."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        dollars_a_million = (
+            self.input * (prompt_tokens - cached_prompt_tokens) + cached * cached_prompt_tokens + self.output * completion_tokens
+        )
+        return math.ceil(dollars_a_million * NANO / 1_000_000 - 1e-6)
+
+
+class BudgetConfig(Settings):
+    """What a run may spend."""
+
+    usd: float | None = Field(default=None, gt=0)
+    """Dollars that the run may spend in all, resumed parts included. At the limit it stops and can be resumed with more. A student that
+    costs money does not start without it."""
+    unlimited: bool = False
+    """Spend without a limit, also where the price is not known."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """Prices by model name, e.g. `prices: {gpt-4o-mini: {input: 0.15, output: 0.60, as_of: 2026-11-20}}`. None is built in: they change."""
+
+
+class BudgetExhausted(RunError):
+    """The next request could pass the limit. Not a StudentError: a run that goes on without answers would learn from nothing."""
+
+
+def own_server(student: StudentConfig) -> bool:
+    """Whether the student runs on the user's own machines: in this process, or behind vLLM, or at a loopback or private address."""
+    if student.kind != "openai":
+        return True
+    host = urlsplit(student.base_url or "").hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_private
+
+
+def price_of(student: StudentConfig, budget: BudgetConfig) -> Price | None:
+    """The price to book by; None = the student is free, or its price unknown and the budget unlimited. Raises SettingError where a student
+    could cost money and nobody said how much, or how much it may."""
+    price = budget.prices.get(student.model)
+    if price is not None and (price.input or price.output):
+        if budget.usd is None and not budget.unlimited:
+            raise SettingError(f"budget.usd: {student.model} costs money; set the dollars that this run may spend, or --budget.unlimited")
+        return price
+    if price is not None or budget.unlimited or (own_server(student) and budget.usd is None):
+        return None
+    if own_server(student) and student.kind != "openai":
+        return None  # there is nothing that could be billed
+    raise SettingError(
+        f"budget.prices: no price is known for {student.model!r}; set "
+        f"--budget.prices='{{{student.model}: {{input: USD, output: USD, as_of: YYYY-MM-DD}}}}' in dollars per million tokens "
+        "(0 for a server of your own), or --budget.unlimited to run without"
+    )
+
+
+class BudgetedStudent:
+    """Books what `client` costs. Stands below the retries, so that every attempt is paid for by itself."""
+
+    def __init__(self, client: Adapter, price: Price, account: Callable[[], Store], *, limit_usd: float | None) -> None:
+        """`account` opens the store that is booked in, at the first request. `limit_usd` None = book without a limit."""
+        self.client = client
+        self.price = price
+        self._open_account = account
+        self._opened: Store | None = None
+        self.limit_usd = limit_usd
+        self.name = client.name
+        self.ledger = client.ledger
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._warned = 0.0
+
+    @property
+    def identity(self) -> str:
+        return self.client.identity
+
+    async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
+        reserved = self.price.nano(prompt_tokens_at_most(messages), n * params.max_tokens)
+        await self._reserve(reserved)
+        settled: int | None = None
+        try:
+            completions = await self.client.complete(messages, params, n=n, sample_index=sample_index)
+            priced = [self._priced(completion) for completion in completions]
+            settled = sum(nano for _, nano in priced)
+            if not settled:  # a server that sends no usage has billed something all the same
+                settled = reserved
+                priced = [(completion, reserved // len(priced)) for completion, _ in priced]
+            self.ledger.add(cost_usd=settled / NANO)
+            return [completion.model_copy(update={"cost_usd": nano / NANO}) for completion, nano in priced]
+        except UNBILLED:
+            settled = 0
+            raise
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+            if settled is not None:
+                await self._book({"held": -reserved, "spent": settled})
+
+    @property
+    def store(self) -> Store:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open_account()
+            return self._opened
+
+    def _priced(self, completion: Completion) -> tuple[Completion, int]:
+        return completion, self.price.nano(completion.prompt_tokens, completion.completion_tokens, completion.cached_prompt_tokens)
+
+    async def _reserve(self, amount: int) -> None:
+        """Set `amount` aside. Waits while requests of our own that are in flight may still give some back; raises BudgetExhausted."""
+        limit = None if self.limit_usd is None else math.floor(self.limit_usd * NANO)
+        while True:
+            with self._lock:
+                self._in_flight += 1
+            totals = await self._book({"held": amount}, limit=limit)
+            if totals is not None:
+                self._warn(totals)
+                return
+            with self._lock:
+                self._in_flight -= 1
+                others = self._in_flight
+            totals = await self.store.totals(ACCOUNT)
+            spent, held = totals.get("spent", 0), totals.get("held", 0)
+            if not others or limit is None or spent + amount > limit:
+                raise BudgetExhausted(
+                    f"budget.usd={self.limit_usd:g}: {spent / NANO:.4f} dollars are spent, {held / NANO:.4f} held for requests of unknown "
+                    f"outcome, and the next could cost {amount / NANO:.4f}; go on with --resume=RUN_DIR --budget.usd=MORE"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _book(self, changes: dict[str, int], *, limit: int | None = None) -> dict[str, int] | None:
+        try:
+            return await self.store.add(ACCOUNT, changes, limit=limit)
+        except StoreError as error:
+            # Nothing may be spent that is not booked.
+            raise RunError(f"the budget's account {self.store.url} failed ({error}); mend that and go on with --resume") from None
+
+    def _warn(self, totals: dict[str, int]) -> None:
+        share = totals.get("spent", 0) / NANO / self.limit_usd if self.limit_usd else 0.0
+        passed = max((level for level in WARN_AT if share >= level), default=0.0)
+        if passed > self._warned:
+            self._warned = passed
+            log.warning("%.0f %% of the budget of %g dollars is spent", 100 * share, self.limit_usd)
+
+    async def check(self) -> None:
+        await self.client.check()
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+        if self._opened is not None:
+            await self._opened.aclose()

@@ -1,0 +1,81 @@
+"""Token counts as servers send them: in a reply that we read, or in a body that only passes by (`UsageReader`).
+
+{"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}, …}   /v1/chat/completions
+{"input_tokens": 7, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 4}, …}         /v1/responses
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+MAX_BODY_BYTES = 16 * 2**20
+"""A passing body of more than this, or such a line of a stream, is not searched: what a model writes is far smaller."""
+
+Tokens = Annotated[int, BeforeValidator(lambda count: 0 if count is None else count)]
+
+
+class _Details(BaseModel):
+    cached_tokens: Tokens = 0
+    reasoning_tokens: Tokens = 0
+
+
+class Usage(BaseModel):
+    """Tokens of one request, all its choices together; 0 where the server does not say."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: Tokens = Field(default=0, validation_alias=AliasChoices("prompt_tokens", "input_tokens"))
+    completion_tokens: Tokens = Field(default=0, validation_alias=AliasChoices("completion_tokens", "output_tokens"))
+    prompt_details: _Details | None = Field(default=None, validation_alias=AliasChoices("prompt_tokens_details", "input_tokens_details"))
+    completion_details: _Details | None = Field(
+        default=None, validation_alias=AliasChoices("completion_tokens_details", "output_tokens_details")
+    )
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """Of the prompt's tokens, those read from the provider's prefix cache."""
+        return min(self.prompt_details.cached_tokens, self.prompt_tokens) if self.prompt_details else 0
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Of the answer's tokens, those spent on reasoning."""
+        return self.completion_details.reasoning_tokens if self.completion_details else 0
+
+
+class UsageReader:
+    """Finds the usage in a body that is fed to it in pieces: a JSON object, or server-sent events, of which the last one with usage counts
+    (chat sends it in a last chunk of its own, `/v1/responses` inside the event `response.completed`)."""
+
+    def __init__(self, *, events: bool) -> None:
+        self.usage: Usage | None = None
+        self._events = events
+        self._held = bytearray()
+
+    def feed(self, piece: bytes) -> None:
+        self._held += piece
+        if self._events:
+            *lines, self._held = self._held.split(b"\n")
+            for line in lines:
+                self._read(line)
+        if len(self._held) > MAX_BODY_BYTES:
+            self._held = bytearray()
+
+    def end(self) -> Usage | None:
+        """What the whole body said; None = nothing."""
+        self._read(self._held)
+        self._held = bytearray()
+        return self.usage
+
+    def _read(self, text: bytes | bytearray) -> None:
+        if b'"usage"' not in text:
+            return
+        try:
+            data: Any = json.loads(text.removeprefix(b"data:") if self._events else text)
+            inner = data.get("response") or data
+            if inner.get("usage") is not None:
+                self.usage = Usage.model_validate(inner["usage"])
+        except (ValueError, AttributeError, ValidationError):
+            return  # not ours to judge: the caller gets the body as it is

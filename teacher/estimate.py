@@ -1,0 +1,104 @@
+"""What a command would cost, for `--dry-run`: calls, tokens, dollars, hours under the rate limits, memory."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import struct
+from pathlib import Path
+from typing import Any
+
+from exchange.compose import compose
+from exchange.records import Instruction
+from exchange.settings import SettingError
+from student_clients.budget import NANO, price_of
+from student_clients.rate_limits import hours_under_limits
+from student_clients.token_bounds import BYTES_A_TOKEN, prompt_tokens_about
+from tasks import TASKS
+from teacher.config import TrainConfig
+from teacher.policy import resolve_model
+
+SAMPLE = 200
+"""Questions whose length is measured."""
+TRAINING_BYTES = 16
+"""A trained float32 parameter: weight, gradient and AdamW's two moments, 4 bytes each."""
+
+
+def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool) -> dict[str, Any]:
+    """The estimate for `calls` by phase, each at most. Prompts count 4 bytes a token with an instruction of full length, answers
+    `max_tokens`; nothing is cached and nothing fails."""
+    examples = TASKS[config.task.name].load(config.task, "train", min(SAMPLE, config.task.train_size))
+    longest = Instruction(text="x" * BYTES_A_TOKEN * (config.teacher.max_instruction_tokens or 1), source="static")
+    prompt_tokens = round(statistics.fmean(prompt_tokens_about(compose(example.public(), longest)) for example in examples))
+    total = sum(calls.values())
+    tokens = {"prompt_about": total * prompt_tokens, "completion_at_most": total * config.student.max_tokens}
+    pacing = config.student.pacing
+    hours = hours_under_limits(total, sum(tokens.values()), pacing.rate_limits())
+    result: dict[str, Any] = {
+        "student_calls_at_most": {**calls, "total": total},
+        "tokens": tokens,
+        **_dollars(config, tokens),
+        "hours_under_rate_limits": round(hours, 2),
+        "days_under_rate_limits": round(hours / 24, 2),
+    }
+    if config.student.kind in ("openai", "vllm"):
+        result["hours_at_1_s_a_call"] = round(total / pacing.concurrency / 3600, 2)
+    return {**result, "memory_gib": _memory(config, trains=trains)}
+
+
+def _dollars(config: TrainConfig, tokens: dict[str, int]) -> dict[str, Any]:
+    try:
+        price = price_of(config.student, config.budget)
+    except SettingError as error:
+        price = config.budget.prices.get(config.student.model)
+        if price is None:
+            return {"usd_at_most": None, "budget": f"would not start: {error}"}
+        return {"usd_at_most": round(price.nano(*tokens.values()) / NANO, 4), "budget": f"would not start: {error}"}
+    if price is None:
+        unknown = config.budget.unlimited and config.student.model not in config.budget.prices and config.student.kind == "openai"
+        return {"usd_at_most": None if unknown else 0.0}
+    usd = price.nano(*tokens.values()) / NANO
+    limited = config.budget.usd is not None and not config.budget.unlimited and usd > config.budget.usd
+    note = {"budget": f"may stop at budget.usd={config.budget.usd:g}"} if limited else {}
+    return {"usd_at_most": round(usd, 4), "prices_as_of": price.as_of.isoformat(), **note}
+
+
+def _memory(config: TrainConfig, *, trains: bool) -> dict[str, float | None]:
+    """GiB of weights by role, activations left out; None where the model is not on this machine."""
+    teacher = parameters(model_folder(config.teacher.model))
+    found: dict[str, float | None] = {"teacher": _gib(teacher, TRAINING_BYTES if trains and config.teacher.lora is None else 4)}
+    if config.student.kind == "embedded":
+        found["student"] = _gib(parameters(model_folder(config.student.model)), 4)
+    return found
+
+
+def _gib(count: int | None, bytes_each: int) -> float | None:
+    return None if count is None else round(count * bytes_each / 2**30, 3)
+
+
+def model_folder(name: str) -> Path | None:
+    """Where a model lies on this machine; None for a Hub id that was never fetched."""
+    path = Path(resolve_model(name))
+    if path.is_dir():
+        return path
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def parameters(folder: Path | None) -> int | None:
+    """How many parameters the safetensors files of a model folder hold, read from their headers; None where there are none."""
+    files = sorted(folder.glob("*.safetensors")) if folder is not None else []
+    total = 0
+    for path in files:
+        with path.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(size))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for width in tensor["shape"]:
+                    count *= width
+                total += count
+    return total if files else None
