@@ -19,7 +19,9 @@ from student_clients.caching import CachedStudent, sample_key
 from student_clients.errors import StudentTimeout
 from student_clients.ledger import CountingStudent, Ledger
 from student_clients.scripted import ScriptedStudent
+from tests.redis_server import redis_server
 
+__all__ = ["redis_server"]
 GREEDY = SamplingParams()
 
 
@@ -223,6 +225,37 @@ async def body():
 
 asyncio.run(body())
 """
+
+
+SHARED = """
+import asyncio, sys
+from exchange.protocols import SamplingParams
+from exchange.records import Message
+from store import open_store
+from student_clients.caching import CachedStudent
+from student_clients.scripted import ScriptedStudent
+
+async def body():
+    scripted = ScriptedStudent(lambda messages: messages[-1].content.upper())
+    student = CachedStudent(scripted, open_store(sys.argv[1]))
+    asked = [(Message(role="user", content=f"q{i}"),) for i in range(100)]
+    answers = await asyncio.gather(*(student.complete(messages, SamplingParams()) for messages in asked))
+    assert [answer[0].text for answer in answers] == [f"Q{i}" for i in range(100)]
+    await student.aclose()
+    print(scripted.calls)
+
+asyncio.run(body())
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def test_two_processes_share_a_cache(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = str(tmp_path / "c.sqlite3") if kind == "sqlite" else request.getfixturevalue("redis_server").url
+    command = [sys.executable, "-c", SHARED, url]
+    together = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    calls = [int(process.communicate()[0]) for process in together]
+    assert 100 <= sum(calls) <= 200
+    assert int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout) == 0
 
 
 def test_kill_9_loses_no_settled_answer(tmp_path: Path) -> None:
