@@ -14,8 +14,9 @@ import ipaddress
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -26,8 +27,9 @@ from exchange.records import Completion, Message
 from exchange.settings import SettingError, Settings
 from store import Store, StoreError
 from student_clients import errors
-from student_clients.ledger import Adapter
-from student_clients.token_bounds import prompt_tokens_at_most
+from student_clients.forwarding import ForwardedReply
+from student_clients.ledger import Adapter, forwarding
+from student_clients.token_bounds import answer_tokens_at_most, body_bytes, prompt_tokens_at_most
 
 if TYPE_CHECKING:
     from student_clients import StudentConfig
@@ -154,10 +156,35 @@ class BudgetedStudent:
             settled = 0
             raise
         finally:
-            with self._lock:
-                self._in_flight -= 1
-            if settled is not None:
-                await self._book({"held": -reserved, "spent": settled})
+            await self._settle(reserved, settled)
+
+    @asynccontextmanager
+    async def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[ForwardedReply]:
+        """Pass a proxied request on, booked when its reply has been read to the end. One that is left before that stays held."""
+        reserved = self.price.nano(body_bytes(body), answer_tokens_at_most(body))
+        await self._reserve(reserved)
+        settled: int | None = None
+        try:
+            async with forwarding(self.client).forward(body, path=path, headers=headers) as reply:
+                yield reply
+            if reply.usage is not None:
+                usage = reply.usage
+                settled = self.price.nano(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
+                self.ledger.add(cost_usd=settled / NANO)
+        except UNBILLED:
+            settled = 0
+            raise
+        finally:
+            await self._settle(reserved, settled)
+
+    async def _settle(self, reserved: int, settled: int | None) -> None:
+        """Book what a request cost; None = nobody knows, so it stays held."""
+        with self._lock:
+            self._in_flight -= 1
+        if settled is not None:
+            await self._book({"held": -reserved, "spent": settled})
 
     @property
     def store(self) -> Store:

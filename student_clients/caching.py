@@ -14,9 +14,11 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -25,7 +27,8 @@ from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
 from exchange.settings import SettingError, Settings
 from store import Store, StoreError
-from student_clients.ledger import Adapter
+from student_clients.forwarding import ForwardedReply
+from student_clients.ledger import Adapter, forwarding
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +135,12 @@ class CachedStudent:
                     raise  # it is we who were cancelled, not the request that we waited for
                 (answers[i],) = await self.complete(messages, params, sample_index=sample_index + i)
         return [answers[i] for i in range(n)]
+
+    def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[ForwardedReply]:
+        """Pass a proxied request on; it is not kept, for its reply is a stream of bytes."""
+        return forwarding(self.client).forward(body, path=path, headers=headers)
 
     async def _kept(self, keys: Sequence[str]) -> list[Completion | None]:
         """What the cache holds; None for a miss."""

@@ -7,13 +7,15 @@ above it are seen one by one. `CountingStudent` stands outermost and adds what o
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from exchange.protocols import SamplingParams, StudentClient
 from exchange.records import Completion, Message
-from student_clients.errors import StudentError
+from student_clients.errors import StudentBadRequest, StudentError
+from student_clients.forwarding import ForwardedReply
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,23 @@ class Adapter(StudentClient, Protocol):
         ...
 
 
+class Forwarding(Protocol):
+    """What adapters of servers, and the wrappers around them, offer a proxy."""
+
+    def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[ForwardedReply]:
+        """Send a request as it stands and give the reply from its first byte on (`OpenAICompatibleStudent.forward`)."""
+        ...
+
+
+def forwarding(client: object) -> Forwarding:
+    """`client` as one that can forward. Raises StudentBadRequest where it has no server."""
+    if not hasattr(client, "forward"):
+        raise StudentBadRequest("this student has no server to forward to; use one of kind openai")
+    return cast(Forwarding, client)
+
+
 class CountingStudent:
     """The outermost wrapper of every student: passes all calls on and keeps the ledger complete."""
 
@@ -96,6 +115,18 @@ class CountingStudent:
             raise
         self.ledger.add(cache_hits=sum(completion.cached for completion in completions))
         return completions
+
+    @asynccontextmanager
+    async def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[ForwardedReply]:
+        """Pass a proxied request on; never cached."""
+        try:
+            async with forwarding(self.client).forward(body, path=path, headers=headers) as reply:
+                yield reply
+        except StudentError:
+            self.ledger.add(failures=1)
+            raise
 
     async def check(self) -> None:
         await self.client.check()

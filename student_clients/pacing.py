@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import Field
@@ -18,11 +20,13 @@ from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
 from exchange.settings import Settings
 from student_clients.errors import StudentError
-from student_clients.ledger import Adapter
+from student_clients.forwarding import ForwardedReply
+from student_clients.ledger import Adapter, forwarding
 from student_clients.rate_limits import RateLimits, Ticket
-from student_clients.token_bounds import prompt_tokens_at_most
+from student_clients.token_bounds import body_tokens_at_most, prompt_tokens_at_most
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 LONG_WAIT_S = 60.0
 """A wait for a rate limit that is longer than this is told to the user."""
 
@@ -86,24 +90,49 @@ class PacedStudent:
     def identity(self) -> str:
         return self.client.identity
 
+    def _slot(self) -> asyncio.Semaphore:
+        return self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.config.concurrency))
+
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
-        slots = self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.config.concurrency))
         completions: list[Completion] = []
-        async with slots:
+        async with self._slot():
             while len(completions) < n:
                 completions += await self._ask(messages, params, n - len(completions), sample_index + len(completions))
         return completions[:n]
 
     async def _ask(self, messages: Sequence[Message], params: SamplingParams, n: int, sample_index: int) -> list[Completion]:
         """At least one completion, or the StudentError of the last attempt."""
+
+        async def ask() -> list[Completion]:
+            return await self.client.complete(messages, params, n=n, sample_index=sample_index)
+
+        ticket, completions = await self._repeated(ask, prompt_tokens_at_most(messages) + n * params.max_tokens)
+        if taken := sum(c.prompt_tokens + c.completion_tokens for c in completions):  # some servers send no usage
+            self._limits.settle(ticket, taken)
+        return completions
+
+    @asynccontextmanager
+    async def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[ForwardedReply]:
+        """Pass a proxied request on. Repeated only before its first byte: what has begun to arrive is not asked for again."""
+        async with self._slot(), AsyncExitStack() as stack:
+
+            async def ask() -> ForwardedReply:
+                return await stack.enter_async_context(forwarding(self.client).forward(body, path=path, headers=headers))
+
+            ticket, reply = await self._repeated(ask, body_tokens_at_most(body))
+            yield reply
+            if reply.usage is not None:
+                self._limits.settle(ticket, reply.usage.prompt_tokens + reply.usage.completion_tokens)
+
+    async def _repeated(self, ask: Callable[[], Awaitable[Answer]], tokens: int) -> tuple[Ticket, Answer]:
+        """(ticket, answer) of the first attempt that succeeds, or the StudentError of the last one."""
         attempt = 1
         while True:
-            ticket = await self._within_rate(prompt_tokens_at_most(messages) + n * params.max_tokens)
+            ticket = await self._within_rate(tokens)
             try:
-                completions = await self.client.complete(messages, params, n=n, sample_index=sample_index)
-                if taken := sum(c.prompt_tokens + c.completion_tokens for c in completions):  # some servers send no usage
-                    self._limits.settle(ticket, taken)
-                return completions
+                return ticket, await ask()
             except StudentError as error:
                 wait_s = self._wait_s(attempt, error)
                 if wait_s is None:

@@ -5,7 +5,9 @@ A byte-level tokenizer never makes more tokens of a text than it has UTF-8 bytes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from exchange.records import Message
 
@@ -13,6 +15,8 @@ TOKENS_A_MESSAGE = 12
 """Role markers and separators of a message: OpenAI's take 3 to 4, the longest common templates (Llama 3) about 6."""
 TOKENS_A_PROMPT = 64
 """What a template writes of its own once, e.g. Llama 3's date header or Qwen's default system prompt."""
+UNLIMITED_ANSWER = 16_384
+"""Tokens set aside for an answer without a limit: what most models stop at by themselves."""
 BYTES_A_TOKEN = 4
 """English text on common vocabularies, for estimates that are no bounds."""
 
@@ -20,6 +24,24 @@ BYTES_A_TOKEN = 4
 def prompt_tokens_at_most(messages: Sequence[Message]) -> int:
     """An upper bound on the prompt's tokens."""
     return TOKENS_A_PROMPT + sum(TOKENS_A_MESSAGE + len(message.content.encode()) for message in messages)
+
+
+def answer_tokens_at_most(body: Mapping[str, Any]) -> int:
+    """What a request body allows its answers to take; UNLIMITED_ANSWER each where it sets no limit."""
+    limits = (body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED_ANSWER)
+    n = body.get("n")
+    return limit * (n if isinstance(n, int) and n > 0 else 1)
+
+
+def body_bytes(body: Mapping[str, Any]) -> int:
+    """An upper bound on the prompt's tokens of a request body, whatever is in it (images by address aside)."""
+    return TOKENS_A_PROMPT + len(json.dumps(body))
+
+
+def body_tokens_at_most(body: Mapping[str, Any]) -> int:
+    """Of the prompt and the answers together."""
+    return body_bytes(body) + answer_tokens_at_most(body)
 
 
 def prompt_tokens_about(messages: Sequence[Message]) -> int:
