@@ -12,7 +12,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from typing import Any
 
 from scipy import stats
 
-from benchmarks.results_file import load_runs, save
+from benchmarks.results_file import cpu_seconds, load_runs, save
 from lab.serve import lab_server
 from teacher.run_directory import git_commit
 
@@ -40,7 +39,7 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
             "--student.pacing.backoff_s=0.1", "--student.pacing.concurrency=64",
         ]  # fmt: skip
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-m", "teacher.train", *flags], check=True, env=environment, stdout=subprocess.DEVNULL)
+        cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
         summary = json.loads(next(Path(folder).glob("runs/*/summary.json")).read_text(encoding="utf-8"))
         arms = summary["eval"]["arms"]
         return {
@@ -51,6 +50,7 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
             "student": summary["student"],
             "server": {"requests": server.requests, "answered": server.answered, "faults": server.faults},
             "wall_s": summary["wall_s"],
+            "cpu_s": cpu_s,
             "commit": commit,
         }
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import load_runs, save
+from benchmarks.results_file import cpu_seconds, load_runs, save
 from teacher.run_directory import git_commit
 
 NAME = "lab_runs"
@@ -35,7 +34,7 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as runs:
         # A cache of its own, so that no run answers from what another paid for.
         environment = {**os.environ, "WST_RUNS_DIR": f"{runs}/runs", "WST_CACHE_DIR": f"{runs}/cache", "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-m", "teacher.train", *flags], check=True, env=environment, stdout=subprocess.DEVNULL)
+        cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
         summary = json.loads(next(Path(runs).glob("runs/*/summary.json")).read_text(encoding="utf-8"))
     arms, pair = summary["eval"]["arms"], summary["eval"]["vs_raw"]["trained"]
     return {
@@ -46,6 +45,7 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
         "verdict": summary["eval"]["verdict"],
         "calls": summary["student"]["calls"],
         "wall_s": summary["wall_s"],
+        "cpu_s": cpu_s,
         "commit": commit,
     }
 
@@ -57,6 +57,7 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "lowest_trained_over_oracle": round(min(ratios), 4) if ratios else None,
         "dial_1_runs_with_gain": sum(run["verdict"] == "gain" for run in runs if run["dial"] == 1.0),
         "dial_0_runs_without_gain": sum(run["verdict"] == "no gain" for run in zero),
+        "most_cpu_s": max(run["cpu_s"] for run in runs),
         "runs": len(runs),
     }
 
@@ -64,8 +65,8 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def table(runs: list[dict[str, Any]]) -> str:
     lines = [
         "| student | dial | seed | raw | untrained | trained | oracle | trained / oracle | trained − raw (95 %) | verdict | silent |"
-        " calls | seconds | commit |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        " calls | seconds | CPU seconds | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in sorted(runs, key=lambda r: (-r["dial"], r["student"], r["seed"])):
         difference, low, high = run["difference"]
@@ -73,7 +74,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             f"| {run['student']} | {run['dial']:g} | {run['seed']} | {run['raw']:.1%} | {run['untrained']:.1%} | {run['trained']:.1%} | "
             f"{run['oracle']:.1%} | {run['trained'] / run['oracle']:.3f} | "
             f"{difference:+.1%} ({low:+.1%} .. {high:+.1%}) | {run['verdict']} | "
-            f"{run['silence']:.0%} | {run['calls']:,} | {run['wall_s']:.0f} | {run['commit']} |"
+            f"{run['silence']:.0%} | {run['calls']:,} | {run['wall_s']:.0f} | {run['cpu_s']:.0f} | {run['commit']} |"
         )
     return "\n".join(lines)
 

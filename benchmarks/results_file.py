@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,17 @@ def machine() -> dict[str, Any]:
 
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+
+
+def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
+    """Run a command to its end, its output dropped; the CPU seconds it took, its own children included. On a busy machine they are what
+    the wall clock of an idle one would show of single-threaded work. Raises CalledProcessError."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return round(usage.ru_utime + usage.ru_stime, 1)
 
 
 def load_runs(name: str) -> list[dict[str, Any]]:

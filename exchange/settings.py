@@ -72,9 +72,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """(a command's own arguments, the settings). argparse would take `--a={b: 1}` for a file's name, because of the space."""
     given = list(sys.argv[1:] if argv is None else argv)
-    spaced = [argument for argument in given if argument.startswith("--") and " " in argument]
-    args, rest = parser.parse_known_args([argument for argument in given if argument not in spaced])
-    return args, [*rest, *spaced]
+    held = {f"--held.{i}": text for i, text in enumerate(given) if " " in text and re.match(r"--[\w-]+\.[\w.-]+=", text)}
+    places = {text: place for place, text in held.items()}
+    args, rest = parser.parse_known_args([places.get(text, text) for text in given])
+    return args, [held.get(text, text) for text in rest]
 
 
 def parse_flags(flags: Sequence[str]) -> list[tuple[str, Any]]:
@@ -134,7 +135,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 def _shown(name: str, value: Any) -> str:
     """A bad value as an error may show it: what is named like a secret is not repeated."""
-    return "(not shown)" if re.search(r"key|token$|secret|password|header", name) else repr(value)
+    if re.search(r"key|token$|secret|password|header|args", name):
+        return "(not shown)"
+    return re.sub(r"//[^/@\s]*@", "//(not shown)@", repr(value))
 
 
 def _below(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import socket
 import sys
@@ -40,6 +41,7 @@ class LabServer:
 
     def __init__(self, student: EmbeddedStudent, *, delay_s: float, fault_rate: float, seed: int) -> None:
         self.student = student
+        self.key: str | None = None
         self.delay_s = delay_s
         self.fault_rate = fault_rate
         self.requests = 0
@@ -54,6 +56,10 @@ class LabServer:
         self.requests += 1
         self.different.add(await request.body())
         body = await request.json()
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            return _refused(401, "Incorrect API key provided", "invalid_api_key")
+        if body.get("model") != self.student.name:
+            return _refused(404, f"The model {body.get('model')!r} does not exist", "model_not_found")
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if self._rng.random() < self.fault_rate:
@@ -64,7 +70,11 @@ class LabServer:
                     pass
                 return Response()
             return FAULTS[name]()
-        params = SamplingParams(temperature=body.get("temperature", 0.0), max_tokens=body.get("max_tokens", 256), seed=body.get("seed"))
+        params = SamplingParams(
+            temperature=body.get("temperature", 0.0),
+            max_tokens=body.get("max_completion_tokens") or body.get("max_tokens") or 256,
+            seed=body.get("seed"),
+        )
         messages = [Message.model_validate(message) for message in body["messages"]]
         found = await self.student.complete(messages, params, n=body.get("n", 1))
         self.answered += 1
@@ -75,6 +85,10 @@ class LabServer:
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/v1/chat/completions", self.completions, methods=["POST"]), Route("/v1/models", self.models)])
+
+
+def _refused(status: int, message: str, code: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": code}}, status)
 
 
 def reply(model: str, found: list[Completion]) -> dict[str, Any]:
@@ -138,10 +152,16 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("--port", type=int, default=8100, help="port of 127.0.0.1, 0 = any free one (default 8100)")
     parser.add_argument("--delay-s", type=float, default=0.0, help="seconds added to every answer")
     parser.add_argument("--fault-rate", type=float, default=0.0, help="share of the requests that fail, 0 to 1")
+    parser.add_argument("--key-env", help="environment variable with the API key that callers must send (default: none is asked for)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
     args = parser.parse_args(argv)
+    if not 0 <= args.fault_rate <= 1:
+        raise SettingError(f"--fault-rate={args.fault_rate}: a share from 0 to 1 is meant")
+    if args.key_env and not os.environ.get(args.key_env):
+        raise SettingError(f"--key-env={args.key_env}: this environment variable is not set")
     try:
         with lab_server(args.world, args.role, port=args.port, delay_s=args.delay_s, fault_rate=args.fault_rate, seed=args.seed) as server:
+            server.key = os.environ[args.key_env] if args.key_env else None
             print(f"serving at {server.url} as model {args.role!r}", flush=True)
             threading.Event().wait()
     except (ValueError, OSError, OverflowError) as error:

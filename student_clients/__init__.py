@@ -1,6 +1,6 @@
 """Who answers: adapters for students of every kind, the wrappers around them, and the settings that choose among them.
 
-The wrappers from the outside in: counting, cache, pacing (retries), budget, recording, adapter. What is cached costs nothing and waits for
+The wrappers from the outside in: counting, recording, cache, pacing (retries), budget, adapter. What is cached costs nothing and waits for
 nothing; every attempt is paid for by itself.
 """
 
@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from exchange.protocols import SamplingParams
 from exchange.settings import SettingError, Settings
 from lab.weights_folder import model_dir
-from store import Store, open_store
+from store import Store, StoreError, open_store
 from student_clients.budget import BudgetConfig, BudgetedStudent, price_of
 from student_clients.caching import CacheConfig, CachedStudent
 from student_clients.embedded import EmbeddedStudent
@@ -26,6 +26,7 @@ from student_clients.ledger import Adapter, CountingStudent, StudentStats
 from student_clients.openai_compatible import Api, MaxTokensField, OpenAICompatibleStudent
 from student_clients.pacing import PacedStudent, PacingConfig
 from student_clients.recording import RecordingStudent, ReplayStudent
+from student_clients.redaction import SECRET_HEADER
 from student_clients.scripted import ScriptedStudent
 from student_clients.vllm import VLLMStudent
 from student_clients.vllm_process import VLLMProcess
@@ -43,11 +44,10 @@ __all__ = [
 
 Kind = Literal["embedded", "openai", "vllm", "replay"]
 LAB_MODEL = re.compile(r"lab:(?P<world>[^/]+)/(?P<role>[^/]+)")
-SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 
 
 class VLLMConfig(Settings):
-    """Where vLLM runs, `kind: vllm` only."""
+    """Where vLLM runs, `kind: vllm` only. Servers at public addresses need a price like any other."""
 
     base_urls: list[str] = Field(default_factory=list)
     """Running servers of the same model, `/v1` included; requests go to the one with the fewest in flight, and a dead one is left out until
@@ -59,6 +59,14 @@ class VLLMConfig(Settings):
     args: list[str] = Field(default_factory=lambda: ["--generation-config", "vllm"])
     """Further arguments of the child, e.g. [--generation-config, vllm, --max-model-len, "4096"]. The default keeps vLLM from applying the
     model's own sampling defaults, such as a repetition penalty, to requests that do not ask for them."""
+
+    @field_validator("args")
+    @classmethod
+    def _no_key(cls, args: list[str]) -> list[str]:
+        if any(arg.startswith("--api-key") for arg in args):
+            raise ValueError("a key here would stand in every config; set the environment variable VLLM_API_KEY instead")
+        return args
+
     model_path: str | None = None
     """Folder or Hub id that the child loads; None = `student.model`. It is served under the name `student.model` either way."""
     log: Path = Path("vllm.log")
@@ -119,6 +127,13 @@ class StudentConfig(Settings):
     replay: Path | None = None
     """A recording that answers instead of a student."""
 
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("the name of an environment variable is meant, not the key itself")
+        return name
+
     @model_validator(mode="before")
     @classmethod
     def _kind_by_what_is_given(cls, data: Any) -> Any:
@@ -175,11 +190,14 @@ def check_url(url: str) -> None:
     if not url.startswith(("http://", "https://")):
         raise ValueError("a URL begins with http:// or https://")
     try:
-        host = (parts := urlsplit(url)).hostname and (parts.port is None or parts.port > 0)
+        parts = urlsplit(url)
+        host = parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError as error:
         raise ValueError(f"not a URL: {error}") from None
     if not host:
         raise ValueError("a URL names a host, and a port above 0 where it names one")
+    if parts.username is not None or parts.query:
+        raise ValueError("a login or a query would stand in every config; put them into the API key or student.extra_headers")
 
 
 def _headers(config: StudentConfig) -> dict[str, str]:
@@ -270,20 +288,20 @@ def make_student(config: StudentConfig, budget: BudgetConfig | None = None, acco
     """
     price = price_of(config, budget) if budget is not None else None
     student = REGISTRY[config.kind](config)
-    if config.record is not None:
-        try:
-            student = RecordingStudent(student, config.record)
-        except OSError as error:
-            raise SettingError(f"student.record={str(config.record)!r}: cannot be written ({error.strerror})") from None
     if price is not None and budget is not None and account is not None:
-        student = BudgetedStudent(student, price, account, limit_usd=None if budget.unlimited else budget.usd)
+        student = BudgetedStudent(student, price, account, limit_usd=budget.usd, extra_body=config.extra_body)
     if config.kind in ("openai", "vllm"):
         student = PacedStudent(student, config.pacing)
     if config.cache.enabled and config.kind != "replay":
         try:
             student = CachedStudent(student, open_store(config.cache.location()))
-        except ValueError as error:
+        except (ValueError, StoreError) as error:
             raise SettingError(f"student.cache.url={config.cache.url!r}: {error}") from None
+    if config.record is not None:
+        try:
+            student = RecordingStudent(student, config.record)
+        except OSError as error:
+            raise SettingError(f"student.record={str(config.record)!r}: cannot be written ({error.strerror})") from None
     return CountingStudent(student)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import json
 import logging
 import math
 import threading
@@ -19,7 +20,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from exchange.command import RunError
 from exchange.protocols import SamplingParams
@@ -27,15 +28,18 @@ from exchange.records import Completion, Message
 from exchange.settings import SettingError, Settings
 from store import Store, StoreError
 from student_clients import errors
+from student_clients.errors import StudentError
 from student_clients.forwarding import ForwardedReply
 from student_clients.ledger import Adapter, forwarding
 from student_clients.token_bounds import answer_tokens_at_most, body_bytes, prompt_tokens_at_most
+from student_clients.usage import Usage
 
 if TYPE_CHECKING:
     from student_clients import StudentConfig
 
 log = logging.getLogger(__name__)
 NANO = 1_000_000_000
+MOST_USD = 1_000_000
 WARN_AT = (0.5, 0.8)
 POLL_S = 0.05
 ACCOUNT = "student"
@@ -54,11 +58,11 @@ UNBILLED = (
 class Price(Settings):
     """What a model costs, in US dollars per million tokens."""
 
-    input: float = Field(ge=0)
+    input: float = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
     """A million prompt tokens."""
-    output: float = Field(ge=0)
+    output: float = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
     """A million answer tokens, those of reasoning included."""
-    cached_input: float | None = Field(default=None, ge=0)
+    cached_input: float | None = Field(default=None, ge=0, le=MOST_USD, allow_inf_nan=False)
     """A million prompt tokens that the provider read from its prefix cache; None = like any other."""
     as_of: datetime.date
     """The day on which you looked the price up, YYYY-MM-DD: prices change, and a report names the day."""
@@ -75,7 +79,7 @@ class Price(Settings):
 class BudgetConfig(Settings):
     """What a run may spend."""
 
-    usd: float | None = Field(default=None, gt=0)
+    usd: float | None = Field(default=None, gt=0, le=MOST_USD, allow_inf_nan=False)
     """Dollars that the run may spend in all, resumed parts included. At the limit it stops and can be resumed with more. A student that
     costs money does not start without it."""
     unlimited: bool = False
@@ -83,20 +87,31 @@ class BudgetConfig(Settings):
     prices: dict[str, Price] = Field(default_factory=dict)
     """Prices by model name, e.g. `prices: {gpt-4o-mini: {input: 0.15, output: 0.60, as_of: 2026-11-20}}`. None is built in: they change."""
 
+    @model_validator(mode="after")
+    def _one_of_two(self) -> BudgetConfig:
+        if self.unlimited and self.usd is not None:
+            raise ValueError("budget.usd and budget.unlimited exclude each other; set budget.unlimited=false or leave budget.usd out")
+        return self
+
 
 class BudgetExhausted(RunError):
     """The next request could pass the limit. Not a StudentError: a run that goes on without answers would learn from nothing."""
 
 
 def own_server(student: StudentConfig) -> bool:
-    """Whether the student runs on the user's own machines: in this process, or behind vLLM, or at a loopback or private address."""
-    if student.kind != "openai":
+    """Whether the student runs on the user's own machines: in this process, as its child, or at addresses of a private network."""
+    if student.kind in ("embedded", "replay") or student.vllm.launch:
         return True
-    host = urlsplit(student.base_url or "").hostname or ""
+    urls = student.vllm.base_urls or [student.base_url or ""]
+    return all(_private(urlsplit(url).hostname or "") for url in urls)
+
+
+def _private(host: str) -> bool:
+    """Loopback and private addresses, and names that no public name server knows."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return bool(host) and ("." not in host or host.endswith((".local", ".internal", ".lan", ".localhost")))
     return address.is_loopback or address.is_private
 
 
@@ -110,20 +125,30 @@ def price_of(student: StudentConfig, budget: BudgetConfig) -> Price | None:
         return price
     if price is not None or budget.unlimited or (own_server(student) and budget.usd is None):
         return None
-    if own_server(student) and student.kind != "openai":
+    if student.kind in ("embedded", "replay"):
         return None  # there is nothing that could be billed
     raise SettingError(
         f"budget.prices: no price is known for {student.model!r}; set "
         f"--budget.prices='{{{student.model}: {{input: USD, output: USD, as_of: YYYY-MM-DD}}}}' in dollars per million tokens "
-        "(0 for a server of your own), or --budget.unlimited to run without"
+        "(0 and 0 for a server of your own), or --budget.unlimited to run without"
     )
 
 
 class BudgetedStudent:
     """Books what `client` costs. Stands below the retries, so that every attempt is paid for by itself."""
 
-    def __init__(self, client: Adapter, price: Price, account: Callable[[], Store], *, limit_usd: float | None) -> None:
-        """`account` opens the store that is booked in, at the first request. `limit_usd` None = book without a limit."""
+    def __init__(
+        self,
+        client: Adapter,
+        price: Price,
+        account: Callable[[], Store],
+        *,
+        limit_usd: float | None,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`account` opens the store that is booked in, at the first request. `limit_usd` None = book without a limit. `extra_body` is
+        what the client adds to every request: its tokens are paid for too."""
+        self._extra_tokens = len(json.dumps(dict(extra_body))) if extra_body else 0
         self.client = client
         self.price = price
         self._open_account = account
@@ -140,7 +165,7 @@ class BudgetedStudent:
         return self.client.identity
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
-        reserved = self.price.nano(prompt_tokens_at_most(messages), n * params.max_tokens)
+        reserved = self.price.nano(prompt_tokens_at_most(messages) + self._extra_tokens, n * params.max_tokens)
         await self._reserve(reserved)
         settled: int | None = None
         try:
@@ -152,8 +177,8 @@ class BudgetedStudent:
                 priced = [(completion, reserved // len(priced)) for completion, _ in priced]
             self.ledger.add(cost_usd=settled / NANO)
             return [completion.model_copy(update={"cost_usd": nano / NANO}) for completion, nano in priced]
-        except UNBILLED:
-            settled = 0
+        except StudentError as error:
+            settled = self._cost_of(error)
             raise
         finally:
             await self._settle(reserved, settled)
@@ -162,29 +187,47 @@ class BudgetedStudent:
     async def forward(
         self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[ForwardedReply]:
-        """Pass a proxied request on, booked when its reply has been read to the end. One that is left before that stays held."""
+        """Pass a proxied request on, booked when its reply has been read to the end. One that is left before that stays held.
+
+        Raises StudentBadRequest where the body names another model than the one whose price is known.
+        """
+        if body.get("model", self.name) != self.name:
+            raise errors.StudentBadRequest(f"the price of {self.name!r} is known and that of {body['model']!r} is not")
         reserved = self.price.nano(body_bytes(body), answer_tokens_at_most(body))
         await self._reserve(reserved)
         settled: int | None = None
         try:
             async with forwarding(self.client).forward(body, path=path, headers=headers) as reply:
                 yield reply
-            if reply.usage is not None:
-                usage = reply.usage
-                settled = self.price.nano(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
+            if reply.ended:  # a server that sends no usage has billed something all the same
+                settled = self._usage_cost(reply.usage) if reply.usage is not None else reserved
                 self.ledger.add(cost_usd=settled / NANO)
-        except UNBILLED:
-            settled = 0
+        except StudentError as error:
+            settled = self._cost_of(error)
             raise
         finally:
             await self._settle(reserved, settled)
+
+    def _cost_of(self, error: StudentError) -> int | None:
+        """What a request that failed cost; None = nobody knows."""
+        if error.usage is not None:
+            cost = self._usage_cost(error.usage)
+            self.ledger.add(cost_usd=cost / NANO)
+            return cost
+        return 0 if isinstance(error, UNBILLED) else None
+
+    def _usage_cost(self, usage: Usage) -> int:
+        return self.price.nano(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
 
     async def _settle(self, reserved: int, settled: int | None) -> None:
         """Book what a request cost; None = nobody knows, so it stays held."""
         with self._lock:
             self._in_flight -= 1
-        if settled is not None:
-            await self._book({"held": -reserved, "spent": settled})
+        if settled is None:
+            return
+        if settled > reserved:
+            log.warning("%s took more tokens than a request can by its own limits; the budget may be passed by that", self.name)
+        await self._book({"held": -reserved, "spent": settled})
 
     @property
     def store(self) -> Store:
@@ -214,7 +257,7 @@ class BudgetedStudent:
             if not others or limit is None or spent + amount > limit:
                 raise BudgetExhausted(
                     f"budget.usd={self.limit_usd:g}: {spent / NANO:.4f} dollars are spent, {held / NANO:.4f} held for requests of unknown "
-                    f"outcome, and the next could cost {amount / NANO:.4f}; go on with --resume=RUN_DIR --budget.usd=MORE"
+                    f"outcome, and the next could cost {amount / NANO:.4f}; give more with --budget.usd, what was answered is kept"
                 )
             await asyncio.sleep(POLL_S)
 

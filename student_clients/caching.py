@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from exchange.compose import template_version
 from exchange.protocols import SamplingParams
@@ -43,10 +43,23 @@ class CacheConfig(Settings):
     """Whether answers are kept and used again. An embedded or greedy student gives the same answer anyway; of a sampled one each sample
     index is kept by itself."""
     url: str | None = Field(default=None, min_length=1)
-    """A file, or redis://HOST:PORT/DB to share it between machines. None = students.sqlite3 under WST_CACHE_DIR (default `.cache/wst`)."""
+    """A file, or redis://HOST:PORT/DB to share it between machines; env:NAME takes the URL from the environment. None = students.sqlite3
+    under WST_CACHE_DIR (default `.cache/wst`)."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        if url is not None and "://" in url and "@" in url:
+            raise ValueError("a URL with a login would stand in every config; put it into an environment variable and write env:NAME")
+        return url
 
     def location(self) -> str:
-        return self.url or str(cache_dir() / "students.sqlite3")
+        """The store's URL. Raises SettingError where it is to come from a variable that is not set."""
+        if self.url is None:
+            return str(cache_dir() / "students.sqlite3")
+        if self.url.startswith("env:") and not os.environ.get(self.url.removeprefix("env:")):
+            raise SettingError(f"student.cache.url={self.url}: the environment variable {self.url.removeprefix('env:')} is not set")
+        return os.environ[self.url.removeprefix("env:")] if self.url.startswith("env:") else self.url
 
 
 def sample_key(identity: str, messages: Sequence[Message], params: SamplingParams, sample_index: int) -> str:
@@ -131,8 +144,9 @@ class CachedStudent:
                 answer = await asyncio.shield(asyncio.wrap_future(future))
                 answers[i] = answer.model_copy(update={"cached": True, "cost_usd": 0.0})
             except asyncio.CancelledError:
-                if not future.cancelled():
-                    raise  # it is we who were cancelled, not the request that we waited for
+                task = asyncio.current_task()
+                if not future.cancelled() or (task is not None and task.cancelling()):
+                    raise  # it is we who were cancelled, not only the request that we waited for
                 (answers[i],) = await self.complete(messages, params, sample_index=sample_index + i)
         return [answers[i] for i in range(n)]
 
@@ -174,7 +188,9 @@ class CachedStudent:
         try:
             await self.store.check()
         except StoreError as error:
-            raise SettingError(f"student.cache.url={self.store.url!r}: {error}; or set student.cache.enabled=false") from None
+            raise SettingError(
+                f"the answer cache: {error}; set student.cache.url or WST_CACHE_DIR to another place, or student.cache.enabled=false"
+            ) from None
         await self.client.check()
 
     async def aclose(self) -> None:

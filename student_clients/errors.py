@@ -18,7 +18,10 @@ The text of an error is one line that says what to do. It never holds an API key
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from student_clients.usage import Usage
 
 
 class StudentError(Exception):
@@ -26,8 +29,10 @@ class StudentError(Exception):
 
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, usage: Usage | None = None) -> None:
         super().__init__(message)
+        self.usage = usage
+        """Tokens of a reply that held no answer and is billed all the same; None = unknown, or nothing was generated."""
         self.retry_after_s = retry_after_s
         """Seconds that the server asked us to wait; None = it did not say."""
 

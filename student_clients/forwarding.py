@@ -38,6 +38,8 @@ class ForwardedReply:
         """`deadline`: loop time by which the whole body must be here; None = each piece in time is enough."""
         self.status: int = response.status_code
         self.headers = {name: response.headers[name] for name in SAFE_HEADERS if name in response.headers}
+        self.ended = False
+        """Whether `chunks` came to the end of the body."""
         self.usage: Usage | None = None
         """Tokens, known once `chunks` has ended, where the server said."""
         self._response = response
@@ -65,6 +67,7 @@ class ForwardedReply:
             yield piece
         if failure is not None:
             raise failure
+        self.ended = True
         self.usage = reader.end()
         if self.usage is not None:
             self._on_usage(self.usage)

@@ -103,7 +103,7 @@ class Endpoint:
             return errors.StudentContentFiltered(f"the content filter of {url} refused the request{tail}")
         if status == 429:
             return errors.StudentRateLimited(f"{url} limits the rate; lower student.pacing.concurrency{tail}", retry_after_s=wait_s)
-        if status == 408:
+        if status in (408, 504, 522, 524):  # gateways that stopped waiting: the server behind them may go on, and bill
             return errors.StudentTimeout(f"{url} gave up waiting{tail}", retry_after_s=wait_s)
         if status >= 500:
             return errors.StudentServerError(f"{url} failed{tail}", retry_after_s=wait_s)

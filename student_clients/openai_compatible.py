@@ -54,7 +54,7 @@ KEEPALIVE_S = 4.0
 """Below the 5 s after which uvicorn, and so vLLM, closes an idle connection: a request sent at that very moment would be lost."""
 PATHS: dict[Api, str] = {"chat": "chat/completions", "responses": "responses"}
 OWN_FIELDS = frozenset(
-    "model messages input n stream temperature seed max_tokens max_completion_tokens max_output_tokens reasoning_effort".split()
+    "model messages input n stream temperature seed max_tokens max_completion_tokens max_output_tokens reasoning reasoning_effort".split()
 )
 """Fields of a request that the adapter fills; `extra_body` may not."""
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class OpenAICompatibleStudent:
 
     @property
     def identity(self) -> str:
-        """Address, model and every setting that changes answers. The values of extra headers, which may be secret, are not in it."""
+        """Address, model and every setting that changes answers; of extra headers a digest, those that hold a login left out."""
         parts = {
             "base_url": self.base_url,
             "model": self.name,
@@ -125,6 +125,7 @@ class OpenAICompatibleStudent:
             "max_tokens_field": self.max_tokens_field if self.api == "chat" else None,
             "reasoning_effort": self.reasoning_effort,
             "extra_body": self.extra_body,
+            "extra_headers": self._secrets.digest(),
         }
         return "openai:" + json.dumps(parts, sort_keys=True)
 
@@ -148,7 +149,7 @@ class OpenAICompatibleStudent:
         self._count(reply.usage or Usage())
         if (problem := reply.problem()) is not None:
             error, reason = problem
-            raise error(f"{self.base_url} gave no answer of {self.name!r}: {self._secrets.quoted(reason)}")
+            raise error(f"{self.base_url} gave no answer of {self.name!r}: {self._secrets.quoted(reason)}", usage=reply.usage)
         return reply.completions(n, latency_s)
 
     def _chat_body(self, messages: Sequence[Message], params: SamplingParams, n: int, sample_index: int) -> dict[str, Any]:
@@ -247,7 +248,9 @@ class OpenAICompatibleStudent:
             names = []
         except StudentError as error:
             lacks_v1 = isinstance(error, errors.StudentUnknownModel) and self._endpoint.lacks_v1
-            if lacks_v1 or isinstance(error, (errors.StudentUnreachable, errors.StudentTimeout, errors.StudentAuthError)):
+            # A key may be allowed to chat and not to list models: that is 403, a wrong key 401.
+            wrong_key = isinstance(error, errors.StudentAuthError) and "(403" not in str(error)
+            if lacks_v1 or wrong_key or isinstance(error, (errors.StudentUnreachable, errors.StudentTimeout)):
                 raise
             names = []
         if not names:

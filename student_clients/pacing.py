@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
+from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
 from exchange.settings import Settings
@@ -27,6 +28,8 @@ from student_clients.token_bounds import body_tokens_at_most, prompt_tokens_at_m
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+SLICE_S = 1.0
+"""A wait for a rate limit looks up this often whether it is still worth while."""
 LONG_WAIT_S = 60.0
 """A wait for a rate limit that is longer than this is told to the user."""
 
@@ -83,6 +86,8 @@ class PacedStudent:
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._limits = limits or config.rate_limits()
+        self._ended: RunError | None = None
+        """Why nothing more can be asked (the budget is spent, say): whoever still waits need not wait for that."""
         # asyncio's semaphore belongs to one loop; the client is used from several over its life.
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
@@ -133,6 +138,9 @@ class PacedStudent:
             ticket = await self._within_rate(tokens)
             try:
                 return ticket, await ask()
+            except RunError as error:
+                self._ended = error
+                raise
             except StudentError as error:
                 wait_s = self._wait_s(attempt, error)
                 if wait_s is None:
@@ -142,13 +150,17 @@ class PacedStudent:
 
     async def _within_rate(self, tokens: int) -> Ticket:
         told = False
-        while isinstance(found := self._limits.take(tokens), tuple):
+        while True:
+            if self._ended is not None:
+                raise self._ended
+            found = self._limits.take(tokens)
+            if not isinstance(found, tuple):
+                return found
             wait_s, setting = found
             if wait_s > LONG_WAIT_S and not told:
                 log.warning("student.pacing.%s is used up: %s waits %.0f s", setting, self.name, wait_s)
                 told = True
-            await self._sleep(wait_s)
-        return found
+            await self._sleep(min(wait_s, SLICE_S))
 
     def _wait_s(self, attempt: int, error: StudentError) -> float | None:
         """Seconds to wait before the next attempt; None = do not try again."""

@@ -21,6 +21,8 @@ class Entry:
 
     at_s: float
     amount: int
+    counted: bool = True
+    """Whether it is still in its window."""
 
 
 @dataclass
@@ -31,12 +33,25 @@ class Window:
     limit: int
     seconds: float
     entries: deque[Entry] = field(default_factory=deque)
+    total: int = 0
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.total += entry.amount
+
+    def change(self, entry: Entry, amount: int) -> None:
+        """Correct what an entry weighs."""
+        if entry.counted:
+            self.total += amount - entry.amount
+        entry.amount = amount
 
     def wait_s(self, now_s: float, amount: int) -> float:
         """Seconds until `amount` more fits; 0 = now. More than the limit fits where the window is empty, else it would never pass."""
         while self.entries and self.entries[0].at_s <= now_s - self.seconds:
-            self.entries.popleft()
-        excess = sum(entry.amount for entry in self.entries) + min(amount, self.limit) - self.limit
+            old = self.entries.popleft()
+            old.counted = False
+            self.total -= old.amount
+        excess = self.total + min(amount, self.limit) - self.limit
         for entry in self.entries:
             if excess <= 0:
                 break
@@ -82,17 +97,17 @@ class RateLimits:
             if longest[0] > 0:
                 return longest
             for window in self.requests:
-                window.entries.append(Entry(now_s, 1))
+                window.add(Entry(now_s, 1))
             entries = tuple(Entry(now_s, min(tokens, window.limit)) for window in self.tokens)
             for window, entry in zip(self.tokens, entries, strict=True):
-                window.entries.append(entry)
+                window.add(entry)
             return Ticket(entries)
 
     def settle(self, ticket: Ticket, tokens: int) -> None:
         """The request took `tokens` in truth."""
         with self._lock:
-            for entry in ticket.token_entries:
-                entry.amount = tokens
+            for window, entry in zip(self.tokens, ticket.token_entries, strict=True):
+                window.change(entry, tokens)
 
 
 def hours_under_limits(calls: int, tokens: int, limits: RateLimits) -> float:

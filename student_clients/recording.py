@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -18,7 +20,8 @@ from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message, Record
 from exchange.settings import SettingError
 from student_clients.errors import StudentBadRequest
-from student_clients.ledger import Adapter, Ledger
+from student_clients.forwarding import ForwardedReply
+from student_clients.ledger import Adapter, Ledger, forwarding
 
 
 class Recorded(Record):
@@ -50,15 +53,24 @@ class RecordingStudent:
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         completions = await self.client.complete(messages, params, n=n, sample_index=sample_index)
         lines = [
-            Recorded(messages=tuple(messages), params=params, sample_index=sample_index + i, completion=completion).model_dump_json(
-                exclude_defaults=True
-            )
+            Recorded(
+                messages=tuple(messages),
+                params=params,
+                sample_index=sample_index + i,
+                completion=completion.model_copy(update={"cached": False}),
+            ).model_dump_json(exclude_defaults=True)
             for i, completion in enumerate(completions)
         ]
         # Opened anew each time, so that every line is out when the answer is, and nothing is left open.
         with self._lock, self.path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
         return completions
+
+    def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[ForwardedReply]:
+        """Pass a proxied request on; it is not recorded."""
+        return forwarding(self.client).forward(body, path=path, headers=headers)
 
     async def check(self) -> None:
         await self.client.check()

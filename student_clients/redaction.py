@@ -5,11 +5,13 @@ They are held here and nowhere else, so that no `repr` of a client shows them, a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
+SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential|signature|passw", re.IGNORECASE)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 MAX_QUOTED_CHARS = 300
@@ -29,6 +31,7 @@ class Secrets:
                 raise ValueError(f"extra_headers: {name!r} is no header's name")
             if not HEADER_VALUE.fullmatch(value):
                 raise ValueError(f"extra_headers: the value of {name} cannot be sent: one line of printable ASCII is expected")
+        self._extra = {name.lower(): value for name, value in extra_headers.items() if not SECRET_HEADER.search(name)}
         own = {name.lower() for name in extra_headers}
         self.headers = {**({} if "authorization" in own else {"Authorization": f"Bearer {key}"}), **extra_headers}
         # A server may repeat a value as it stands, without its "Bearer", or in the escapes of JSON or of a URL.
@@ -37,6 +40,10 @@ class Secrets:
         spellings = {spelling for value in values for spelling in (value, json.dumps(value)[1:-1], quote(value, safe=""))}
         longest_first = sorted(spellings, key=len, reverse=True)  # a value may be part of another
         self._any = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def digest(self) -> dict[str, str]:
+        """A hash a value of those extra headers that choose something (a route, a model) and log nobody in."""
+        return {name: hashlib.sha256(value.encode()).hexdigest()[:16] for name, value in sorted(self._extra.items())}
 
     def quoted(self, text: str) -> str:
         """What a server said, on one line of at most 300 characters, without our secrets."""

@@ -6,6 +6,7 @@ A byte-level tokenizer never makes more tokens of a text than it has UTF-8 bytes
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ TOKENS_A_MESSAGE = 12
 """Role markers and separators of a message: OpenAI's take 3 to 4, the longest common templates (Llama 3) about 6."""
 TOKENS_A_PROMPT = 64
 """What a template writes of its own once, e.g. Llama 3's date header or Qwen's default system prompt."""
-UNLIMITED_ANSWER = 16_384
+UNLIMITED_ANSWER = 32_768
 """Tokens set aside for an answer without a limit: what most models stop at by themselves."""
 BYTES_A_TOKEN = 4
 """English text on common vocabularies, for estimates that are no bounds."""
@@ -27,11 +28,13 @@ def prompt_tokens_at_most(messages: Sequence[Message]) -> int:
 
 
 def answer_tokens_at_most(body: Mapping[str, Any]) -> int:
-    """What a request body allows its answers to take; UNLIMITED_ANSWER each where it sets no limit."""
-    limits = (body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
-    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED_ANSWER)
-    n = body.get("n")
-    return limit * (n if isinstance(n, int) and n > 0 else 1)
+    """What a request body allows its answers to take; UNLIMITED_ANSWER each where it sets no limit, which is an estimate and no bound."""
+    limits = [_count(body.get(name)) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+    return (max(limits) or UNLIMITED_ANSWER) * max(1, _count(body.get("n")))
+
+
+def _count(value: Any) -> int:
+    return math.ceil(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0
 
 
 def body_bytes(body: Mapping[str, Any]) -> int:

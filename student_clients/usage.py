@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 MAX_BODY_BYTES = 16 * 2**20
 """A passing body of more than this, or such a line of a stream, is not searched: what a model writes is far smaller."""
 
-Tokens = Annotated[int, BeforeValidator(lambda count: 0 if count is None else count)]
+MOST_TOKENS = 10**9
+"""A count beyond this is no count."""
+
+Tokens = Annotated[int, BeforeValidator(lambda count: 0 if count is None else count), Field(ge=0, le=MOST_TOKENS)]
 
 
 class _Details(BaseModel):
@@ -33,6 +36,16 @@ class Usage(BaseModel):
     completion_details: _Details | None = Field(
         default=None, validation_alias=AliasChoices("completion_tokens_details", "output_tokens_details")
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reasoning_is_billed(cls, data: Any) -> Any:
+        """Some servers leave the reasoning out of the answer's tokens and count it in the total alone."""
+        if isinstance(data, dict) and isinstance(total := data.get("total_tokens"), int):
+            for prompt, answer in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
+                if isinstance(data.get(prompt), int) and isinstance(data.get(answer), int):
+                    data = {**data, answer: max(data[answer], total - data[prompt])}
+        return data
 
     @property
     def cached_prompt_tokens(self) -> int:

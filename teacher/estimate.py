@@ -52,15 +52,16 @@ def _dollars(config: TrainConfig, tokens: dict[str, int]) -> dict[str, Any]:
     except SettingError as error:
         price = config.budget.prices.get(config.student.model)
         if price is None:
-            return {"usd_at_most": None, "budget": f"would not start: {error}"}
-        return {"usd_at_most": round(price.nano(*tokens.values()) / NANO, 4), "budget": f"would not start: {error}"}
+            return {"usd_about": None, "budget": f"would not start: {error}"}
+        return {"usd_about": round(price.nano(*tokens.values()) / NANO, 4), "budget": f"would not start: {error}"}
     if price is None:
         unknown = config.budget.unlimited and config.student.model not in config.budget.prices and config.student.kind == "openai"
-        return {"usd_at_most": None if unknown else 0.0}
+        own = {"budget": "a server of your own: nothing is booked or limited"} if config.student.kind in ("openai", "vllm") else {}
+        return {"usd_about": None} if unknown else {"usd_about": 0.0, **own}
     usd = price.nano(*tokens.values()) / NANO
     limited = config.budget.usd is not None and not config.budget.unlimited and usd > config.budget.usd
     note = {"budget": f"may stop at budget.usd={config.budget.usd:g}"} if limited else {}
-    return {"usd_at_most": round(usd, 4), "prices_as_of": price.as_of.isoformat(), **note}
+    return {"usd_about": round(usd, 4), "prices_as_of": price.as_of.isoformat(), **note}
 
 
 def _memory(config: TrainConfig, *, trains: bool) -> dict[str, float | None]:

@@ -71,14 +71,19 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.teacher = path / "teacher"
 
+    @staticmethod
+    def check_free(config: TrainConfig) -> None:
+        """Raises SettingError where the settings name a directory that holds a run already."""
+        if config.run.dir is not None and (path := Path(config.run.dir) / "config.yaml").exists():
+            raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path.parent} or name another")
+
     @classmethod
     def create(cls, config: TrainConfig) -> RunDirectory:
         """A new directory holding the resolved config. Raises SettingError where it cannot be written or holds a run already."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{config.task.name}-{config.algorithm}-s{config.seed}"
         path = Path(config.run.dir) if config.run.dir is not None else runs_dir() / name
-        if config.run.dir is not None and (path / "config.yaml").exists():
-            raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path} or name another")
+        cls.check_free(config)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if config.run.dir is None and path.exists():
@@ -181,7 +186,8 @@ def find_unfinished(config: TrainConfig) -> RunDirectory:
             held = run.config()
         except SettingError:
             continue  # the damaged config of another run is no reason to stop this one
-        if not run.finished and without_changeable(held) == wanted:
+        # Only training holds a lock: an evaluation that was broken off leaves a directory too.
+        if not run.finished and (run.path / "lock").exists() and without_changeable(held) == wanted:
             return run
     raise SettingError(
         f"--resume: no unfinished run with these settings under {runs_dir()}; name one with --resume=RUN_DIR or leave it out"

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from exchange.settings import SettingError
 from rewards.rubric import Rubric
 from store import Store
 from student_clients import CountingStudent, make_student, sampling
+from student_clients.budget import ACCOUNT, NANO, BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
 from teacher.config import TrainConfig
@@ -102,6 +104,18 @@ class Parts:
     ledger: Ledger
     progress: Progress
     stop: StopSignal
+
+    def booked(self) -> dict[str, float]:
+        """What the run's account says it cost; a process that was killed took its own count with it. Empty where nothing is booked."""
+        if not (self.run.path / "budget.sqlite3").exists():
+            return {}
+        totals = asyncio.run(self.run.account().totals(ACCOUNT))
+        held = totals.get("held", 0) / NANO
+        limit = f" of {self.config.budget.usd:g}" if self.config.budget.usd is not None else ""
+        self.progress.say(
+            f"budget: {totals.get('spent', 0) / NANO:.4f}{limit} dollars spent, {held:.4f} held for requests of unknown outcome"
+        )
+        return {"cost_usd": totals.get("spent", 0) / NANO}
 
     def record(self, step: int, episodes: list[Episode]) -> None:
         """Log paid episodes and what they cost."""
@@ -259,7 +273,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],
-        "student": parts.ledger.counts(),
+        "student": {**parts.ledger.counts(), **parts.booked()},
         "eval": summary.model_dump(mode="json"),
     }
     write_json(run.path / "summary.json", result)
@@ -279,6 +293,7 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
     train_set, validation_set = prepare(config)
     prompt = teacher_prompt(config)
     if run is None:
+        RunDirectory.check_free(config)
         load_model(config.teacher.model)  # a model that cannot be loaded is found out before a run is made of it
 
     def account() -> Store:
@@ -286,14 +301,20 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         return run.account()
 
     student = make_student(config.student, config.budget, account)
-    try:
-        asyncio.run(student.check())
-    except StudentError as error:
-        raise cannot_start(error) from None
-    run = run or RunDirectory.create(config)
-    with run.lock():
+    with ExitStack() as stack:
+        stack.callback(lambda: asyncio.run(student.aclose()))
+        if run is not None:
+            stack.enter_context(run.lock())
+        try:
+            asyncio.run(student.check())
+        except StudentError as error:
+            raise cannot_start(error) from None
+        if run is None:
+            run = RunDirectory.create(config)
+            stack.enter_context(run.lock())
         run.write_config(config)  # a resumed run may have been given another budget
         ledger = Ledger(run, student)
+        stack.callback(ledger.save)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
         parts = Parts(
@@ -301,8 +322,7 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         )
         try:
             return phases(parts)
+        except BudgetExhausted as error:
+            raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
         except OSError as error:
             raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None
-        finally:
-            asyncio.run(student.aclose())
-            ledger.save()

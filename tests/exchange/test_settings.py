@@ -94,6 +94,7 @@ def test_names_and_docs_cover_every_section():
 def test_a_value_with_spaces_is_a_setting_and_no_file():
     parser = argparse.ArgumentParser()
     parser.add_argument("config", nargs="?")
-    args, rest = parse_known(parser, ["c.yaml", "--a.b={c: 1, d: [2, 3]}", "--e=f"])
-    assert args.config == "c.yaml"
-    assert dict(parse_flags(rest)) == {"a.b": {"c": 1, "d": [2, 3]}, "e": "f"}
+    parser.add_argument("--resume", nargs="?")
+    args, rest = parse_known(parser, ["c.yaml", "--a.b={c: 1, d: [2, 3]}", "--e=f", "--resume=/a b/run", "--a.b=2"])
+    assert (args.config, args.resume) == ("c.yaml", "/a b/run")
+    assert parse_flags(rest) == [("a.b", {"c": 1, "d": [2, 3]}), ("e", "f"), ("a.b", 2)]

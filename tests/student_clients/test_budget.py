@@ -17,7 +17,11 @@ from store import Store, open_store
 from student_clients import StudentConfig, errors
 from student_clients.budget import ACCOUNT, NANO, BudgetConfig, BudgetedStudent, BudgetExhausted, Price, price_of
 from student_clients.ledger import Ledger
+from student_clients.pacing import PacedStudent, PacingConfig
+from student_clients.rate_limits import RateLimits
 from student_clients.token_bounds import prompt_tokens_at_most
+from student_clients.usage import Usage
+from tests.student_clients.test_rate_limits import Clock
 
 DAY = datetime.date(2026, 11, 20)
 ASK = (Message(role="user", content="2+2?"),)
@@ -81,6 +85,52 @@ def test_a_call_without_usage_costs_the_most_it_can() -> None:
     assert sum(completion.cost_usd for completion in completions) == pytest.approx(most / NANO)
 
 
+def test_what_the_client_adds_to_every_request_is_reserved_too() -> None:
+    store, tools = open_store("memory:"), {"tools": ["x" * 5000]}
+    student = BudgetedStudent(Meter((5000, 20)), PRICE, lambda: store, limit_usd=DEAREST / NANO, extra_body=tools)
+    with pytest.raises(BudgetExhausted):
+        asyncio.run(student.complete(ASK, PARAMS))
+    assert totals(store) == {}
+
+
+def test_a_failed_reply_with_usage_costs_what_it_says() -> None:
+    store = open_store("memory:")
+    for error in (errors.StudentServerError, errors.StudentContentFiltered):
+        meter = Meter(error("x", usage=Usage(prompt_tokens=10, completion_tokens=20)))
+        with pytest.raises(error):
+            asyncio.run(budgeted(meter, store).complete(ASK, PARAMS))
+        assert meter.ledger.stats.cost_usd == pytest.approx(210e-6)
+    assert totals(store) == {"held": 0, "spent": 2 * 210_000}
+
+
+def test_once_the_budget_is_spent_nobody_waits_for_the_rate_limit() -> None:
+    clock = Clock()
+    limits = RateLimits(requests_per_day=3, clock=clock)
+    meter = Meter((0, 100))
+    student = PacedStudent(budgeted(meter, open_store("memory:"), 2.5 * DEAREST / NANO), PacingConfig(), sleep=clock.sleep, limits=limits)
+
+    async def body() -> list[object]:
+        return await asyncio.gather(*(student.complete(ASK, PARAMS) for _ in range(50)), return_exceptions=True)
+
+    outcomes = asyncio.run(body())
+    assert sum(isinstance(outcome, BudgetExhausted) for outcome in outcomes) == 50 - meter.calls
+    assert clock.now_s < 86_400
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"usd": float("inf")},
+        {"usd": 1e9},
+        {"usd": 1, "unlimited": True},
+        {"prices": {"m": {"input": float("inf"), "output": 1, "as_of": DAY}}},
+    ],
+)
+def test_impossible_budgets_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        BudgetConfig.model_validate(bad)
+
+
 @pytest.mark.parametrize(
     ("error", "held"),
     [
@@ -126,7 +176,7 @@ def test_64_calls_in_flight_never_pass_the_limit_and_use_it_up() -> None:
 
 
 def test_the_message_says_how_to_go_on() -> None:
-    with pytest.raises(BudgetExhausted, match=r"budget.usd=1e-06: 0.0000 dollars are spent.*--resume=RUN_DIR --budget.usd=MORE"):
+    with pytest.raises(BudgetExhausted, match=r"budget.usd=1e-06: 0.0000 dollars are spent.*give more with --budget.usd"):
         asyncio.run(budgeted(Meter(), open_store("memory:"), 1e-6).complete(ASK, PARAMS))
 
 
@@ -146,7 +196,7 @@ from student_clients.budget import BudgetExhausted
 from tests.student_clients.test_budget import ASK, PARAMS, Meter, budgeted
 
 async def body():
-    student = budgeted(Meter((10, 20), delay_s=0.001), open_store(sys.argv[1]), float(sys.argv[2]))
+    student = budgeted(Meter((10, 20), delay_s=0.02), open_store(sys.argv[1]), float(sys.argv[2]))
     async def user():
         paid = 0
         while True:
@@ -157,7 +207,7 @@ async def body():
             paid += 1
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps(sum(await asyncio.gather(*(user() for _ in range(32))))))
+    print(json.dumps(sum(await asyncio.gather(*(user() for _ in range(64))))))
 
 asyncio.run(body())
 """
@@ -165,7 +215,7 @@ asyncio.run(body())
 
 def test_two_processes_share_one_limit(tmp_path: Path) -> None:
     cost = (10 + 200) * 1000
-    limit = 300 * cost + DEAREST
+    limit = 1000 * cost + DEAREST
     command = [sys.executable, "-c", PROCESS, str(tmp_path / "account.sqlite3"), repr(limit / NANO)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
@@ -203,7 +253,7 @@ def test_a_price_and_a_limit_start_a_run() -> None:
         StudentConfig(),
         student(base_url="http://localhost:1/v1"),
         student(base_url="http://10.1.2.3/v1"),
-        student(kind="vllm", base_url="http://vllm.example.com/v1"),
+        student(kind="vllm", vllm={"base_urls": ["http://gpu-1:8000/v1", "http://gpu-2.internal/v1"]}),
     ],
     ids=["embedded", "localhost", "private", "vllm"],
 )
@@ -216,6 +266,8 @@ def test_what_could_cost_money_does_not_start_unpriced() -> None:
         price_of(student(), budget(usd=5))
     with pytest.raises(SettingError, match="no price is known for 'm'"):
         price_of(student(base_url="https://api.example.com/v1"), budget())
+    with pytest.raises(SettingError, match="no price is known for 'm'"):
+        price_of(student(kind="vllm", vllm={"base_urls": ["http://gpu-1/v1", "https://vllm.example.com/v1"]}), budget())
     # A gateway at home may bill as well: whoever sets a limit wants it kept.
     with pytest.raises(SettingError, match="no price is known for 'm'"):
         price_of(student(base_url="http://localhost:4000/v1"), budget(usd=5))

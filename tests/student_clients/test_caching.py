@@ -132,6 +132,21 @@ def test_a_follower_of_a_cancelled_request_asks_for_itself() -> None:
     assert asyncio.run(body())[0].text == "2: a/0"
 
 
+def test_cancelling_all_asks_nobody_again() -> None:
+    slow = SlowStudent(delay_s=0.2)
+    student = cached(slow)
+
+    async def body() -> list[object]:
+        tasks = [asyncio.create_task(student.complete(ask_of("a"), GREEDY)) for _ in range(5)]
+        await asyncio.sleep(0.02)
+        for task in tasks:
+            task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(outcome) for outcome in asyncio.run(body())] == [asyncio.CancelledError] * 5
+    assert len(slow.asked) == 1
+
+
 def test_cancelling_a_follower_leaves_the_request_alone() -> None:
     slow = SlowStudent(delay_s=0.2)
     student = cached(slow)
@@ -203,7 +218,7 @@ def test_a_cache_that_cannot_be_used_is_found_out_at_the_start(tmp_path: Path, t
         path.mkdir()
     else:
         path.write_bytes(b"nonsense" * 1000)
-    with pytest.raises(SettingError, match=r"student\.cache\.url=.*student\.cache\.enabled=false"):
+    with pytest.raises(SettingError, match=r"answer cache: .*WST_CACHE_DIR.*student\.cache\.enabled=false"):
         asyncio.run(cached(SlowStudent(), str(path)).check())
 
 

@@ -71,6 +71,23 @@ def test_a_reply_that_is_left_before_its_end_stays_held(server: ScriptedServer) 
     assert totals(store) == {"held": PRICE.nano(body_bytes(BODY), 50)}
 
 
+def test_a_model_of_another_price_is_not_forwarded(server: ScriptedServer) -> None:
+    async def body() -> None:
+        async with wrapped(server, open_store("memory:")).forward({**BODY, "model": "dearer"}):
+            pass
+
+    with pytest.raises(errors.StudentBadRequest, match="the price of 'm' is known and that of 'dearer' is not"):
+        asyncio.run(body())
+    assert server.bodies == []
+
+
+def test_a_reply_without_usage_costs_the_most_it_can(server: ScriptedServer) -> None:
+    store = open_store("memory:")
+    server.replies = [{key: value for key, value in chat("4").items() if key != "usage"}]
+    forward(wrapped(server, store))
+    assert totals(store) == {"held": 0, "spent": PRICE.nano(body_bytes(BODY), 50)}
+
+
 def test_the_budget_stops_a_forwarded_request_before_it_is_sent(server: ScriptedServer) -> None:
     with pytest.raises(BudgetExhausted):
         forward(wrapped(server, open_store("memory:"), limit_usd=1e-6))
@@ -85,11 +102,11 @@ def test_a_student_without_a_server_says_so() -> None:
 @pytest.mark.parametrize(
     ("body", "tokens"),
     [
-        ({}, 16_384),
+        ({}, 32_768),
         ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 6, "n": 3}, 18),
+        ({"max_completion_tokens": 6, "max_tokens": 1, "n": 3.0}, 18),
         ({"max_output_tokens": 7, "n": None}, 7),
-        ({"max_tokens": "x"}, 16_384),
+        ({"max_tokens": "x"}, 32_768),
     ],
 )
 def test_what_a_body_allows_its_answers(body: dict[str, Any], tokens: int) -> None:

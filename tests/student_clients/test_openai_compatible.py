@@ -128,12 +128,18 @@ def test_the_identity_tells_apart_what_answers_differently_and_holds_no_secret(k
         {"extra_body": {"top_p": 0.5}},
         {"extra_body": {"top_p": 0.5, "min_p": 0.1}},
         {"max_tokens_field": "max_completion_tokens"},
+        {"extra_headers": {**HEADERS, "X-Route": "another model"}},
     ]
     base: dict[str, Any] = {"model": "m", "base_url": "http://x/v1", "api_key_env": "TEST_KEY", "extra_headers": HEADERS}
     identities = [OpenAICompatibleStudent(**(base | changed)).identity for changed in settings]
     assert len(set(identities)) == len(settings)
     assert not any(secret in identity for secret in SECRETS for identity in identities)
-    alike: list[dict[str, Any]] = [{"base_url": "http://x/v1/"}, {"timeout_s": 1.0}, {"extra_headers": {}}, {"api_key_env": "UNSET_KEY"}]
+    alike: list[dict[str, Any]] = [
+        {"base_url": "http://x/v1/"},
+        {"timeout_s": 1.0},
+        {"extra_headers": {**HEADERS, "X-Api-Key": "another login"}},
+        {"api_key_env": "UNSET_KEY"},
+    ]
     assert {OpenAICompatibleStudent(**(base | changed)).identity for changed in alike} == {identities[0]}
     two_fields = {"min_p": 0.1, "top_p": 0.5}
     assert OpenAICompatibleStudent(**(base | {"extra_body": two_fields})).identity == identities[6]

@@ -1,6 +1,7 @@
 """Settings that choose a student."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,10 @@ def test_a_folder_is_an_embedded_student(tiny_model: Path) -> None:
         (["--base_url=http://localhost:1", "--kind=embedded"], "student.kind=openai"),
         (["--kind=opanai"], "'embedded', 'openai', 'vllm' or 'replay'"),
         (["--pacing.concurency=3"], "did you mean pacing.concurrency"),
+        (["--api_key_env=sk-proj-1234"], "not the key itself"),
+        (["--base_url=https://user:hunter2@h/v1", "--model=m"], "a login or a query"),
+        (["--cache.url=redis://:hunter2@h:1/0"], "write env:NAME"),
+        (["--kind=vllm", "--model=m", "--vllm.launch", "--vllm.args=[--api-key, hunter2]"], "VLLM_API_KEY"),
         (["--kind=vllm", "--model=m"], "exactly one of student.base_url, student.vllm.base_urls and student.vllm.launch"),
         (["--kind=vllm", "--model=m", "--vllm.base_urls=[localhost:1/v1]"], "begins with http"),
         (["--kind=replay"], "student.replay=FILE go together"),
@@ -63,6 +68,10 @@ def test_a_folder_is_an_embedded_student(tiny_model: Path) -> None:
         "embedded with url",
         "unknown kind",
         "unknown setting",
+        "key for its name",
+        "login in the url",
+        "password in the cache",
+        "key of the child",
         "vllm nowhere",
         "vllm no scheme",
         "replay of nothing",
@@ -70,8 +79,9 @@ def test_a_folder_is_an_embedded_student(tiny_model: Path) -> None:
     ],
 )
 def test_bad_settings_are_named(flags: list[str], message: str) -> None:
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=message) as caught:
         config(*flags)
+    assert not re.search("hunter2|sk-proj|sk-1234", str(caught.value))
 
 
 @pytest.mark.parametrize("model", ["lab:arithmetic/nobody", "lab:nowhere/student"])
