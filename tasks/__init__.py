@@ -1,18 +1,21 @@
-"""What is asked: each task brings its questions, its golds and the texts a user starts from."""
+"""What is asked: each task brings its questions, its golds, how an answer is graded, and the texts a user starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from exchange.records import Example
 from exchange.settings import Settings
-from tasks import gsm8k, lab_arithmetic
+from tasks import choice, competition_math, gsm8k, hh_rlhf, knights_knaves, lab_arithmetic, own_data, svamp, yes_no
+from tasks.answer_type import AnswerType
+from tasks.own_data import OwnData
 
-TaskName = Literal["lab_arithmetic", "gsm8k"]
+TaskName = Literal["lab_arithmetic", "gsm8k", "math", "svamp", "yes_no", "choice", "knights_knaves", "hh_rlhf", "own"]
+SUBSETS: dict[str, tuple[str, ...]] = {"math": competition_math.SUBSETS, "choice": choice.SUBSETS, "hh_rlhf": hh_rlhf.SUBSETS}
 
 
 class TaskConfig(Settings):
@@ -22,12 +25,24 @@ class TaskConfig(Settings):
     """The task; the lab world needs no network and no key."""
     dial: float = Field(default=1.0, ge=0.0, le=1.0)
     """Lab only: how far the best instruction depends on the query, 0 (nothing to teach) to 1 (all families)."""
+    subset: str | None = None
+    """Which part of a task with several: math500, test_without_math500; commonsense_qa, arc_easy, arc_challenge, logiqa; helpful, harmless.
+    None = the task's first, for hh_rlhf both."""
     path: str | None = None
-    """Folder with the task's files; None = the task's folder under WST_DATA_DIR, else the Hub."""
+    """Folder with the task's files (for `own` also one file); None = the task's folder under WST_DATA_DIR, else the Hub."""
+    own: OwnData = OwnData()
+    """Task `own` only: how your rows are read."""
     train_size: int = Field(default=4000, ge=1)
     """Training questions; the file's own number where it holds fewer."""
     validation_size: int = Field(default=300, ge=1)
     """Questions for choosing the best checkpoint, never shown in a result."""
+
+    @model_validator(mode="after")
+    def _subset_of_the_task(self) -> TaskConfig:
+        if self.subset is not None and self.subset not in SUBSETS.get(self.name, ()):
+            known = ", ".join(SUBSETS[self.name]) if self.name in SUBSETS else "none"
+            raise ValueError(f"task.subset={self.subset!r}: task {self.name} has no such part; it has: {known}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,8 @@ class Task:
     """(config, split, limit) -> questions; split is train, validation or test."""
     static_instruction: str
     """The task's default text for the `static` arm: what a careful user would write for all questions."""
+    answer_type: AnswerType | None
+    """How answers are graded; None = there is no gold (a preference judges), for `own` the config says."""
 
 
 TASKS: dict[str, Task] = {
@@ -46,10 +63,66 @@ TASKS: dict[str, Task] = {
         "lab_arithmetic",
         lambda config, split, limit: lab_arithmetic.load(split, limit=limit or 1000, dial=config.dial),
         lab_arithmetic.STATIC_INSTRUCTION,
+        "number",
     ),
     "gsm8k": Task(
         "gsm8k",
         lambda config, split, limit: gsm8k.load(split, limit=limit, path=config.path),
         gsm8k.STATIC_INSTRUCTION,
+        "number",
+    ),
+    "math": Task(
+        "math",
+        lambda config, split, limit: competition_math.load(split, limit=limit, path=config.path, subset=config.subset),
+        competition_math.STATIC_INSTRUCTION,
+        "math",
+    ),
+    "svamp": Task(
+        "svamp",
+        lambda config, split, limit: svamp.load(split, limit=limit, path=config.path),
+        svamp.STATIC_INSTRUCTION,
+        "number",
+    ),
+    "yes_no": Task(
+        "yes_no",
+        lambda config, split, limit: yes_no.load(split, limit=limit, path=config.path),
+        yes_no.STATIC_INSTRUCTION,
+        "yes_no",
+    ),
+    "choice": Task(
+        "choice",
+        lambda config, split, limit: choice.load(split, limit=limit, path=config.path, subset=config.subset),
+        choice.STATIC_INSTRUCTION,
+        "choice",
+    ),
+    "knights_knaves": Task(
+        "knights_knaves",
+        lambda config, split, limit: knights_knaves.load(split, limit=limit or 1000),
+        knights_knaves.STATIC_INSTRUCTION,
+        "roles",
+    ),
+    "hh_rlhf": Task(
+        "hh_rlhf",
+        lambda config, split, limit: hh_rlhf.load(split, limit=limit, path=config.path, subset=config.subset),
+        hh_rlhf.STATIC_INSTRUCTION,
+        None,
+    ),
+    "own": Task(
+        "own",
+        lambda config, split, limit: own_data.load(config.own, split, limit=limit, path=config.path),
+        own_data.STATIC_INSTRUCTION,
+        None,
     ),
 }
+
+
+def answer_type_of(task: str) -> AnswerType | None:
+    """How answers of a task are graded, by `Example.task`: a task's name, or `own/<answer type>`. None = there is no gold to grade by.
+
+    Raises KeyError for a name that is no task.
+    """
+    name, _, own = task.partition("/")
+    for known in get_args(AnswerType):
+        if name == "own" and own == known:
+            return known  # type: ignore[no-any-return]
+    return TASKS[name].answer_type

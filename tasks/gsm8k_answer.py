@@ -8,10 +8,23 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
+
+from tasks.latex_form import matching, normal
+from tasks.math_answer import visible
+from tasks.math_equivalence import rational
 
 # A sign belongs to a number only where it touches it (or its currency): "- 42" is a list item, "---" a rule.
-_NUMBER = re.compile(r"(?<![\w.])[-−]?\$?[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
-_MARKER = re.compile(r"####|\\boxed\s*\{|(?<!\w)A:|[Tt]he (?:final )?answer is:?|[Ff]inal [Aa]nswer:")
+_NUMBER = re.compile(r"(?<![\w.])[-−]?\\?[$€£]?[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)", re.ASCII)
+_MARKER = re.compile(
+    r"####|(?P<box>\\(?:boxed|fbox)\s*\{)|(?<!\w)A:"
+    r"|\b(?:[Tt]he|[Ff]inal|[Cc]orrect) (?:\w+ )?[Aa]nswer(?: to [^.\n]{1,80}?)? ?(?:\*\*)? ?(?:is|would be|must be|equals|:|=):?"
+    r"|(?:^|(?<=\n))[#* ]*(?:[Tt]he )?(?:[Ff]inal )?[Aa]nswer[:* ]*\n\s*"
+    r"|(?<!\w)[Aa]nswer ?(?:\*\*)? ?(?::|is\b):?"
+)
+_FRACTION = re.compile(r"\s*/\s*(\d+)(?![\d/])(?!\s*/)", re.ASCII)
+_SCALE = re.compile(r"\s*(thousand|million|billion|trillion)\b")
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MAX_DIGITS = 100
 """A longer run of digits is no answer."""
 
@@ -20,22 +33,76 @@ def _clean(number: str) -> str:
     """A number in plain form: no separators, currency, leading or trailing zeros; U+2212 minus becomes '-'."""
     negative = "-" in number or "−" in number
     # Formatting with "f" is exact at any length; quantize and normalize stop at the context's 28 digits.
-    plain = format(Decimal(re.sub(r"[-−$,]", "", number)), "f")
+    plain = format(Decimal(re.sub(r"[-−$€£,\\]", "", number)), "f")
     if "." in plain:
         plain = plain.rstrip("0").rstrip(".")
     return f"-{plain}" if negative and plain != "0" else plain
 
 
+def _plain(value: Fraction) -> str | None:
+    """An exact value in plain form: a decimal where it ends, else `a/b`; None where it is too long."""
+    below = value.denominator
+    for factor in (2, 5):
+        while below % factor == 0:
+            below //= factor
+    if below != 1:
+        text = f"{value.numerator}/{value.denominator}"
+    else:
+        shift = max(0, value.denominator.bit_length())
+        text = _clean(f"{'-' if value < 0 else ''}{_decimal(abs(value), shift)}")
+    return text if len(text) <= MAX_DIGITS else None
+
+
+def _decimal(value: Fraction, places: int) -> str:
+    """A value that ends within `places` decimal places, written out."""
+    whole, rest = divmod(value.numerator, value.denominator)
+    digits = str(rest * 10**places // value.denominator).rjust(places, "0") if places else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def _in_box(text: str, start: int) -> str | None:
+    """The number in the box that opens at `start`; None where the box holds something else than one number with its unit."""
+    end = matching(text[: start + 2_000], start)
+    content = text[start + 1 : end] if end is not None else text[start + 1 : start + 200].split("\n")[0]
+    spelled = re.split(r"=|\\approx", normal(content))[-1]
+    value = rational(re.sub(r"«[^«»]*»(?:\^\{?\d\}?)?|\\?%|\\\$|\^\\circ|(?<=[\d}])\s*[a-zA-Z][a-zA-Z ]*$", "", spelled).strip())
+    if value is not None:
+        return _plain(value)
+    return _first(content)
+
+
+def _first(text: str) -> str | None:
+    """The first number of a text; what stands behind the last `=` of its line where that is all there is."""
+    found = _NUMBER.search(text)
+    if not found or len(found.group()) > MAX_DIGITS:
+        return None
+    line = text[found.end() :].split("\n")[0]
+    if "=" in line:
+        result = re.fullmatch(rf"\s*({_NUMBER.pattern})\s*%?\s*[a-zA-Z ]*[.)$*]*\s*", line.rpartition("=")[2], re.ASCII)
+        if result and len(result[1]) <= MAX_DIGITS:
+            return _clean(result[1])
+    number = _clean(found.group())
+    rest = text[found.end() :]
+    if fraction := _FRACTION.match(rest):
+        if len(fraction[1]) < MAX_DIGITS and int(fraction[1]) != 0:
+            return _plain(Fraction(number) / int(fraction[1]))
+    elif scale := _SCALE.match(rest):
+        return _plain(Fraction(number) * _SCALES[scale[1]])
+    return number
+
+
 def extract(text: str, *, strict: bool = False) -> str | None:
-    """The number a worked answer ends with, in plain form; None where there is none.
+    """The number a worked answer ends with, in plain form (`1250.5`, or `1/3`); None where there is none.
 
     `strict` takes only the first number after the last marker, within its paragraph.
     """
+    text = visible(text)
     markers = list(_MARKER.finditer(text))
     if markers:
-        found = _NUMBER.search(text[markers[-1].end() :].split("\n\n")[0][:200])
-        if found and len(found.group()) <= MAX_DIGITS:
-            return _clean(found.group())
+        last = markers[-1]
+        found = _in_box(text, last.end() - 1) if last["box"] else _first(text[last.end() :].split("\n\n")[0][:200])
+        if found is not None:
+            return found
     if strict:
         return None
     numbers = [number for number in _NUMBER.findall(text) if len(number) <= MAX_DIGITS]
@@ -44,9 +111,9 @@ def extract(text: str, *, strict: bool = False) -> str | None:
 
 def equal(extracted: str, gold: str) -> bool:
     """Whether two numbers in plain form are the same number."""
-    return Decimal(extracted) == Decimal(gold)
+    return Fraction(extracted) == Fraction(gold)
 
 
 def gold_number(gold: str) -> str | None:
     """The gold as a plain number: a bare number, or a solution whose last `####` line holds it; None where it has none."""
-    return extract(gold if "####" in gold or "A:" in gold else f"#### {gold}", strict=True)
+    return extract(gold if "####" in gold or "A:" in gold or "\\boxed" in gold else f"#### {gold}", strict=True)

@@ -24,7 +24,7 @@ from exchange.settings import SettingError, find_config, load, parse_flags, pars
 from rewards.rubric import Rubric
 from student_clients import make_student, sampling
 from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
-from tasks import TASKS
+from tasks import TASKS, answer_type_of
 from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
 from teacher.policy import TransformersPolicy, load_model, load_teacher, read_manifest
@@ -99,7 +99,9 @@ async def evaluate(config: TrainConfig, teacher: Path | None, student: StudentCl
 
 def check_before(config: TrainConfig) -> None:
     """Raise SettingError for whatever an evaluation of this config would stumble over: arms, test questions."""
-    TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    if any(answer_type_of(name) is None for name in {example.task for example in examples}):
+        raise SettingError(f"task.name={config.task.name!r}: its answers have no gold to be compared with, so nothing could be scored")
     for name, arm in config.eval.arms.items():
         if name in RESERVED_ARMS:
             raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")

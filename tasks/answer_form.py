@@ -1,0 +1,323 @@
+"""The shape of a mathematical answer: tuple, interval, set, list, union, matrix, equation, range, or one expression with its unit.
+
+    (-\\infty,3]\\cup[4,\\infty)   a union of two intervals
+    x=3\\text{ or }x=-1           a list of two, in any order
+    1\\pm\\sqrt{2}                the same kind of list
+    -2<x\\le 5                    an interval
+    18«cm»                        an expression with the unit cm
+
+`parse` takes the one spelling that `latex_form.normal` gives. It never evaluates anything.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.latex_form import ROW, matching
+
+Kind = Literal["leaf", "text", "list", "tuple", "interval", "set", "union", "matrix", "equation"]
+MAX_DEPTH = 40
+"""Deeper nesting of brackets is no answer."""
+MAX_PARTS = 60
+INFINITY = r"\infty"
+
+_OPEN, _CLOSE = "([{", ")]}"
+_UNITS = {
+    "cm": "cm centimeter centimeters centimetre centimetres cms", "mm": "mm millimeter millimeters", "m": "m meter meters metre metres",
+    "km": "km kilometer kilometers kilometre kilometres kms", "ft": "ft foot feet", "in": "in inch inches", "yd": "yd yard yards",
+    "mi": "mi mile miles", "g": "g gm gram grams", "kg": "kg kilogram kilograms kgs", "lb": "lb lbs pound pounds", "oz": "oz ounce ounces",
+    "s": "s sec secs second seconds", "min": "min mins minute minutes", "h": "h hr hrs hour hours", "day": "day days",
+    "week": "week weeks", "year": "year years yr yrs", "dollar": "dollar dollars usd", "cent": "cent cents", "rad": "radian radians rad",
+    "l": "l liter liters litre litres", "ml": "ml milliliter milliliters", "gal": "gallon gallons gal", "mph": "mph",
+    "month": "month months", "deg": "degree degrees deg",
+}  # fmt: skip
+_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen "
+    "twenty"
+).split()
+_LEAD = re.compile(
+    r"^(?:«?(?:approximately|about|approx\.?|roughly|exactly|around|is|equals|only"
+    r"|therefore|thus|then|simply|just|also|the answer is)»?[ :]+|\\approx ?|\\sim ?|=)",
+    re.I,
+)
+_NAME = re.compile(
+    r"^(?:«[^«»]*»|[a-zA-Z]|\\[a-zA-Z]+|[A-Z]{2,4}|\([a-zA-Z](?:,[a-zA-Z])+\))(?:_\{[^{}]*\}|')*(?:\([a-zA-Z0-9,]{1,8}\)|\^\{-1\}\([a-zA-Z]\))?$"
+)
+_TRAILING_WORDS = re.compile(r"(?<=[0-9})\]%°c]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
+_PLAIN_WORDS = re.compile(r"(?<=[0-9})\]]) ?([a-zA-Z]{2,}\.?(?:[ /][a-zA-Z][a-zA-Z.]*){0,5})(?:\^\{?([23])\}?)?$")
+_UNIT_LETTER = re.compile(r"(?<=[0-9]) ([mgshlL])(?:\^\{?([23])\}?)?$")
+_SIGNS = r"\\(?:le|ge|ne|approx|equiv)(?![a-zA-Z])|<|>|="
+_CURRENCY_OR_SIGN = re.compile(r"^([-+]?)\\\$ ?([-+]?)")
+
+
+@dataclass(frozen=True)
+class Form:
+    """An answer taken apart."""
+
+    kind: Kind
+    text: str = ""
+    """An expression for a leaf, lower-case words for text, the environment for a matrix."""
+    parts: tuple[Form, ...] = ()
+    """Elements in the order written: of a matrix its cells by rows, of an equation its sides."""
+    closed: tuple[bool, bool] = (False, False)
+    """Whether an interval holds its ends."""
+    columns: int = 0
+    """Of a matrix."""
+    unit: str = ""
+    """Of a leaf: a known unit in its short form, `%`, `:` for a ratio, or "" where there is none or it is not known."""
+    name: str = ""
+    """What stood before an equals sign and was taken off."""
+
+
+def split_keeping(text: str, separators: str) -> tuple[list[str], list[str]]:
+    """(parts, separators between them) of `text`, split where the regular expression matches outside all brackets."""
+    parts: list[str] = []
+    between: list[str] = []
+    depth = last = i = 0
+    pattern = re.compile(separators)
+    while i < len(text):
+        found = pattern.match(text, i) if depth == 0 else None
+        if found and found.end() > i:
+            parts.append(text[last:i])
+            between.append(found.group().strip())
+            i = last = found.end()
+            continue
+        if text.startswith((r"\langle", r"\begin"), i):
+            depth += 1
+        elif text.startswith((r"\rangle", r"\end"), i):
+            depth = max(0, depth - 1)
+        elif text.startswith((r"\{", r"\}"), i):
+            i += 1
+        if text[i] in _OPEN or text[i] == "«":
+            depth += 1
+        elif text[i] in _CLOSE or text[i] == "»":
+            depth = max(0, depth - 1)
+        i += 1
+    return [*parts, text[last:]], between
+
+
+def split(text: str, separators: str) -> list[str]:
+    """The parts alone."""
+    return split_keeping(text, separators)[0]
+
+
+def depth_of(text: str) -> int:
+    """The deepest nesting of brackets."""
+    depth = deepest = 0
+    for c in text:
+        depth += (c in _OPEN) - (c in _CLOSE)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def parse(text: str) -> Form:
+    """The form of an answer in the one spelling. Raises ValueError for one that is empty, nested or listed without end."""
+    if not text or depth_of(text) > MAX_DEPTH or text.count(",") > MAX_PARTS:
+        raise ValueError("empty, or nested too deep")
+    return _parse(text.replace("«and»", " and ").replace("«or»", " or ").replace("«, and»", " and "), 0)
+
+
+def _parse(text: str, level: int) -> Form:
+    text = _stripped(text)
+    if not text or level > 2 * MAX_DEPTH:
+        raise ValueError("an empty part")
+    if text in (r"\R", "all real numbers", "«all real numbers»", "«all reals»"):
+        return Form("interval", parts=(Form("leaf", "-" + INFINITY), Form("leaf", INFINITY)))
+    if text.startswith("«") and text.find("»") == len(text) - 1:
+        return _words(text[1:-1], level)
+    pieces = split(text, r"\\cup")
+    if len(pieces) > 1:
+        return Form("union", parts=tuple(_parse(piece, level + 1) for piece in pieces))
+    for separators in (r" ?;", r" ?, ?(?:and|or)\b| ?,|(?<![a-zA-Z\\]) ?\b(?:and|or)\b"):
+        pieces = [piece for piece in split(text, separators) if piece.strip(" .")]
+        if len(pieces) > 1:
+            return Form("list", parts=_unnamed(tuple(_parse(piece, level + 1) for piece in pieces)))
+    relation = _relation(text, level)
+    if relation is not None:
+        return relation
+    bracketed = _bracketed(text, level)
+    if bracketed is not None:
+        return bracketed
+    if re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
+        ends = [re.sub(r"\\mp(?![a-zA-Z])", b, re.sub(r"\\pm(?![a-zA-Z])", a, text)) for a, b in (("+", "-"), ("-", "+"))]
+        return Form("list", parts=tuple(_parse(end, level + 1) for end in ends))
+    return _leaf(text)
+
+
+def _stripped(text: str) -> str:
+    """Without lead-in words, blanks and braces around the whole."""
+    text = text.strip(" \"'").rstrip(" .")
+    text = _LEAD.sub("", text, count=2).strip()
+    while text.startswith("{") and matching(text, 0) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
+def _unnamed(parts: tuple[Form, ...]) -> tuple[Form, ...]:
+    """`x=1,y=2` is a pair of named values: in the order of their names, so that it equals `y=2,x=1`."""
+    names = [part.name for part in parts]
+    return tuple(sorted(parts, key=lambda part: part.name)) if all(names) and len(set(names)) == len(names) else parts
+
+
+def _words(content: str, level: int) -> Form:
+    """What stood in `\\text{...}` alone: a choice letter, a list of letters, words, or a number written out."""
+    if re.search(r"[0-9]", content) and not re.search(r"[A-Za-z]{3}|[ap]\.?m", content, re.I):
+        return _parse(content, level + 1)
+    if level < 3 and ("," in content or re.fullmatch(r"\(?[A-Z]\)?(?: and \(?[A-Z]\)?)+", content)):
+        pieces = [piece for piece in re.split(r",\s*(?:and\s)?|\sand\s", content) if piece.strip()]
+        if len(pieces) > 1:
+            return Form("list", parts=tuple(_words(piece, level + 1) for piece in pieces))
+    return word_form(content)
+
+
+def word_form(content: str) -> Form:
+    """Words in lower case without punctuation; one letter keeps its case."""
+    letter = re.fullmatch(r"\s*\(?\s*([A-Za-z])\s*\)?[.:]?\s*", content)
+    if letter:
+        return Form("text", letter.group(1).upper() if "(" in content else letter.group(1))
+    words = re.sub(r"[^0-9a-z:%/+-]+", " ", re.sub(r"(?<=[a-zA-Z])\.", "", content).lower()).strip()
+    words = re.sub(r"^(?:the|an|a) ", "", words)
+    if words in _NUMBER_WORDS:
+        return Form("leaf", str(_NUMBER_WORDS.index(words)))
+    return Form("text", words.replace(" am", "am").replace(" pm", "pm"))
+
+
+def _relation(text: str, level: int) -> Form | None:
+    """Equations and inequalities. `x=5` and `f(x)=5` are the value 5 with a name, `2<x\\le 5` is an interval, `x\\in A` is A."""
+    inside = split(text, r"\\in(?![a-zA-Z])")
+    if len(inside) == 2 and _NAME.match(inside[0].strip()):
+        return _parse(inside[1], level + 1)
+    sides, signs = split_keeping(text, _SIGNS)
+    if len(sides) < 2 or not all(side.strip() for side in sides):
+        return None
+    if all(sign in ("=", r"\approx", r"\equiv") for sign in signs):
+        # The exact value stands before the first \\approx.
+        exact = (
+            sides[: signs.index(r"\approx") + 1]
+            if r"\approx" in signs[1:] or (not _NAME.match(sides[0]) and r"\approx" in signs)
+            else sides
+        )
+        if len(exact) == 1:
+            return _parse(exact[0], level + 1)
+        if _NAME.match(sides[0].strip()):
+            value = _parse(exact[-1], level + 1)
+            return Form(value.kind, value.text, value.parts, value.closed, value.columns, value.unit, sides[0].strip())
+        if _plain(exact[-1]) and (len(exact) > 2 or _plain(exact[0])):
+            return _parse(exact[-1], level + 1)
+        return Form("equation", parts=(_leaf(sides[0]), _leaf(sides[-1]))) if len(sides) == 2 else _leaf(sides[-1])
+    return _range([side.strip() for side in sides], signs, level)
+
+
+def _plain(text: str) -> bool:
+    """Whether a side is a value: digits and no variable."""
+    return bool(re.search(r"[0-9]", text)) and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", re.sub(r"«[^«»]*»", "", text))
+
+
+def _range(sides: list[str], signs: list[str], level: int) -> Form | None:
+    """An inequality in one name as the interval it is."""
+    infinite = Form("leaf", INFINITY), Form("leaf", "-" + INFINITY)
+    if len(sides) == 2:
+        left, sign, right = sides[0], signs[0], sides[1]
+        if not _NAME.match(left) and _NAME.match(right):
+            left, right, sign = right, left, {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(sign, sign)
+        if not _NAME.match(left):
+            return None
+        bound = _parse(right, level + 1)
+        if sign in ("<", r"\le"):
+            return Form("interval", parts=(infinite[1], bound), closed=(False, sign == r"\le"))
+        if sign in (">", r"\ge"):
+            return Form("interval", parts=(bound, infinite[0]), closed=(sign == r"\ge", False))
+        return Form("union", parts=(Form("interval", parts=(infinite[1], bound)), Form("interval", parts=(bound, infinite[0]))))
+    if len(sides) == 3 and _NAME.match(sides[1]):
+        if all(sign in ("<", r"\le") for sign in signs):
+            ends, closed = (sides[0], sides[2]), (signs[0] == r"\le", signs[1] == r"\le")
+        elif all(sign in (">", r"\ge") for sign in signs):
+            ends, closed = (sides[2], sides[0]), (signs[1] == r"\ge", signs[0] == r"\ge")
+        else:
+            return None
+        return Form("interval", parts=tuple(_parse(end, level + 1) for end in ends), closed=closed)
+    return None
+
+
+def _closing(text: str) -> int | None:
+    """Index of the bracket that closes the one `text` begins with, whatever its kind (intervals mix them)."""
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c in _OPEN) - (c in _CLOSE)
+        if depth == 0:
+            return i
+    return None
+
+
+def _bracketed(text: str, level: int) -> Form | None:
+    """A form whose brackets enclose the whole text."""
+    matrix = re.fullmatch(r"\\begin\{([pbBvV]?matrix|array|smallmatrix)\}(?:\{[lcr|]*\})?(.*?)\\end\{\1\}", text)
+    if matrix and r"\begin" not in matrix.group(2):
+        rows = [row.split("&") for row in matrix.group(2).split(ROW) if row.strip()]
+        if rows and len({len(row) for row in rows}) == 1 and not matrix.group(1).startswith(("v", "V")):
+            return Form("matrix", parts=tuple(_parse(cell, level + 1) for row in rows for cell in row), columns=len(rows[0]))
+        return None
+    if text.startswith(r"\langle") and text.endswith(r"\rangle"):
+        text = "(" + text[len(r"\langle") : -len(r"\rangle")] + ")"
+    brackets = re.fullmatch(r"(\\\{)(.*)\\\}", text)
+    if brackets and _closing(text[1:]) == len(text) - 2:
+        body = split(brackets.group(2), r"\||:")
+        if len(body) == 2 and (_NAME.match(body[0].strip()) or r"\in" in body[0]):  # the x for which a condition holds
+            return _parse(body[1], level + 1)
+        pieces = split(body[0] if len(body) == 1 else brackets.group(2), r" ?[,;] ?(?:and )?| and ")
+        return Form("set", parts=tuple(_parse(piece, level + 1) for piece in pieces))
+    if text[0] not in "([" or text[-1] not in ")]" or _closing(text) != len(text) - 1:
+        return None
+    inner = _bracketed(text[1:-1], level + 1) if text[1:].startswith(r"\begin") else None
+    if inner is not None:
+        return inner
+    pieces = split(text[1:-1], r" ?[,;] ?")
+    if len(pieces) == 1:
+        if re.fullmatch(r"\([A-Za-z]\)", text):
+            return word_form(text)
+        return _parse(pieces[0], level + 1)
+    parts = tuple(_parse(piece, level + 1) for piece in pieces)
+    if len(parts) == 2 and text[0] + text[-1] != "()":
+        return Form("interval", parts=parts, closed=(text[0] == "[", text[-1] == "]"))
+    return Form("tuple", parts=parts)
+
+
+def _leaf(text: str) -> Form:
+    """One expression, its unit taken off."""
+    text = re.sub(r"^«([0-9A-Z]+)»(?=_\{)", r"\1", re.sub(r"_\{«(\w+)»\}", r"_{\1}", text.strip()))
+    text = re.sub(r" ?\(?\\pmod ?\{?[0-9a-z]+\}?\)?$", "", text)
+    unit = ""
+    found = _TRAILING_WORDS.search(text) or _PLAIN_WORDS.search(text) or _UNIT_LETTER.search(text)
+    if found and not re.search(r"\b(?:pi|sqrt)\b", found.group(1)):
+        if re.match(r"[ap]\.?m\b", found.group(1).strip(), re.I):
+            return word_form(text.replace("«", " ").replace("»", " "))
+        unit, text = unit_of(found.group(1), found.group(2) or ""), text[: found.start()].strip()
+    if text.endswith((r"\%", "%")):
+        unit, text = "%", text.removesuffix("%").removesuffix("\\").strip()
+    elif text.endswith(r"^\circ"):
+        unit, text = "deg", text.removesuffix(r"^\circ").strip()
+    text = _CURRENCY_OR_SIGN.sub(r"\1\2", text).removesuffix(r"\$").strip()
+    if not text:
+        raise ValueError("a unit without a value")
+    text = re.sub(r"^([-+]?[0-9.]+)[eE]([-+]?[0-9]{1,3})$", r"\1\\times10^{\2}", text)
+    if re.fullmatch(r"[0-9.]+:[0-9.]+", text) and len(text.split(":")[1]) > 0 and not re.fullmatch(r"[0-9]{1,2}:[0-5][0-9]", text):
+        unit, text = ":", r"\frac{{{}}}{{{}}}".format(*text.split(":"))
+    mathematical = re.sub(r"\\[a-zA-Z]+", "", text)
+    if re.search(r"[A-Za-z]{3,}|[A-Za-z]{2,} |«", mathematical) and not re.search(r"[\\^_+=*/{}]", text.replace("«", "").replace("»", "")):
+        return word_form(text.replace("«", " ").replace("»", " "))
+    return Form("leaf", re.sub(r"«[^«»]*»", "", text).strip() or text, unit=unit)
+
+
+def unit_of(words: str, power: str) -> str:
+    """A known unit in its short form (`square feet` and `ft^2` are both `ft2`), "" for any other word."""
+    tokens = re.sub(r"[.^{}]", "", words.lower()).split()
+    if tokens and tokens[0] in ("square", "sq", "cubic", "cu"):
+        power, tokens = ("2" if tokens[0].startswith("sq") else "3"), tokens[1:]
+    if len(tokens) == 1 and tokens[0][-1:] in "23" and tokens[0][:-1] in _UNIT_OF:
+        power, tokens = tokens[0][-1], [tokens[0][:-1]]
+    if not tokens or tokens[0] not in _UNIT_OF or len(tokens) > 1:
+        return "mph" if " ".join(tokens) == "miles per hour" else ""
+    return _UNIT_OF[tokens[0]] + power
