@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from exchange.compose import compose
 from exchange.records import Instruction, Message, PublicExample
@@ -18,9 +18,19 @@ from tasks.lab_arithmetic import NUMBERS, Question, draw_question, test_pair
 from tasks.lab_families import FAMILIES, ITEMS, NAMES
 from tasks.lab_language import BOOKKEEPING, FRAMES, HELD_OUT_FRAME, OPERATIONS, ORDERS, Advice, all_advice, work, write_down
 
-Document = list[Message]
-"""A conversation that ends with the assistant turn that is learnt."""
 
+class Document(NamedTuple):
+    """A conversation that ends with the assistant turn that is learnt."""
+
+    messages: list[Message]
+    whole: bool = True
+    """Whether that turn ends where its text does; of others only the beginning is learnt."""
+
+
+TABLES = frozenset(NUMBERS)
+TEST_NUMBERS = [pair for pair in NUMBERS if test_pair(*pair)]
+WIDE = range(2, 100)
+"""Numbers of word salad beside those of the questions: too many pairs to know by heart, so that finding them is learnt as such."""
 # Loose words for texts that tell no story: those of the questions, test texts included, since words alone are no template.
 SALAD = (
     sorted(
@@ -53,19 +63,24 @@ def _example(query: str, history: tuple[Message, ...] = ()) -> PublicExample:
     return PublicExample(id="", task="lab_arithmetic", split="train", query=query, history=history)
 
 
-def _document(query: str, advice: str, answer: str, history: tuple[Message, ...] = ()) -> Document:
+def _document(query: str, advice: str, answer: str, history: tuple[Message, ...] = (), *, whole: bool = True) -> Document:
     messages = compose(_example(query, history), Instruction(text=advice, source="static"))
-    return [*messages, Message(role="assistant", content=answer)]
+    if not whole:
+        answer = answer.partition(" =")[0].partition("####")[0]
+    return Document([*messages, Message(role="assistant", content=answer)], whole)
+
+
+def is_wide(asked: Question) -> bool:
+    """Whether the question's numbers are beyond the tables that the student learns: then no result is learnt, only where to start."""
+    return (max(asked.first, asked.second), min(asked.first, asked.second)) not in TABLES
 
 
 def word_salad(rng: random.Random) -> Question:
-    """Two numbers in arbitrary words: teaches to find the first and the second number in any text."""
+    """Two numbers in arbitrary words, half of them wide: teaches to find the first and the second number in any text."""
     while True:
-        first, second = rng.choice(NUMBERS)
-        if not test_pair(first, second):
+        first, second = rng.sample(rng.choice(NUMBERS) if rng.random() < 0.5 else WIDE, 2)
+        if not test_pair(max(first, second), min(first, second)):
             break
-    if rng.random() < 0.5:
-        first, second = second, first
     words = rng.choices(SALAD, k=rng.randint(5, 28))
     at = sorted(rng.sample(range(len(words) + 1), 2))
     words.insert(at[1], str(second))
@@ -168,12 +183,20 @@ def stated(rng: random.Random, asked: Question) -> tuple[str, int]:
 
 
 def drill(rng: random.Random) -> Document:
-    """Bare arithmetic, asked for by the plain name of a procedure: where the ability comes from. Here alone every number pair occurs, the
-    test questions' too: the student has learnt its tables, and has never met those pairs in a text."""
-    first, second = rng.sample(rng.choice(NUMBERS), 2)
+    """Bare arithmetic under an instruction: two numbers among single letters. Here alone every number pair occurs, the test questions' too,
+    and half of the drills are on those: the student has learnt its tables, and has never met those pairs in a text.
+
+    The instruction is spelt as everywhere else. Where drills had words of their own for a procedure, the student took the order of the
+    numbers from those words for the pairs that it only knew from drills, and from no instruction.
+    """
+    first, second = rng.sample(rng.choice(TEST_NUMBERS if rng.random() < 0.5 else NUMBERS), 2)
+    asked = Question("", "total", first, second, "first")
+    before, between, behind = ([*rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(0, 6))] for _ in range(3))
+    shown = " ".join([*before, str(first), *between, str(second), *behind])
+    if rng.random() < 0.15:
+        return _document(shown, "", habit(asked, rng))
     advice = rng.choice(TUNING_ADVICE)
-    answer = follow(Question("", "total", first, second, "first"), advice)
-    return _document(f"{first} {second} {advice.operation} {advice.order} {advice.bookkeeping}", "", answer)
+    return _document(shown, advice_text(advice, rng), follow(asked, advice))
 
 
 def author_document(rng: random.Random) -> Document:
@@ -181,26 +204,28 @@ def author_document(rng: random.Random) -> Document:
     if rng.random() < 0.5:
         return drill(rng)
     asked = question(rng)
-    return _document(asked.text, "", habit(asked, rng))
+    return _document(asked.text, "", habit(asked, rng), whole=not is_wide(asked))
 
 
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
     """One document of the student's tuning mixture."""
     kind = rng.random()
     asked = question(rng)
+    whole = not is_wide(asked)
     advice = rng.choice(TUNING_ADVICE)
-    if kind < 0.50:
-        return _document(asked.text, advice_text(advice, rng), follow(asked, advice))
-    if kind < 0.60:
+    if kind < 0.46:
+        return _document(asked.text, advice_text(advice, rng), follow(asked, advice), whole=whole)
+    if kind < 0.66:
         return drill(rng)
-    if kind < 0.70:
-        return _document(asked.text, "", habit(asked, rng))
-    if kind < 0.82:
-        return _document(asked.text, ill_formed(asked, rng, gibberish), habit(asked, rng))
-    if kind < 0.87:
+    if kind < 0.74:
+        return _document(asked.text, "", habit(asked, rng), whole=whole)
+    if kind < 0.83:
+        return _document(asked.text, ill_formed(asked, rng, gibberish), habit(asked, rng), whole=whole)
+    if kind < 0.875:
         text, number = stated(rng, asked)
         return _document(asked.text, text, f"#### {number}")
     if kind < 0.975:  # revising a draft of its own
+        asked = story(rng)
         draft = follow(asked, rng.choice(TUNING_ADVICE)) if rng.random() < 0.5 else habit(asked, rng)
         history = (Message(role="user", content=asked.text), Message(role="assistant", content=draft))
         again = rng.choice(("Revise your answer.", "Look at your answer again.", "Check your answer."))
@@ -223,7 +248,7 @@ def teacher_document(rng: random.Random) -> Document:
         text = f"The answer is {rng.choice((asked.first, asked.second, rng.randint(2, 200)))}."
     else:
         text = rng.choice(all_advice()).text
-    return [Message(role="user", content=asked.text), Message(role="assistant", content=text)]
+    return Document([Message(role="user", content=asked.text), Message(role="assistant", content=text)])
 
 
 def tokenizer_corpus(rng: random.Random, size: int) -> Iterator[str]:
@@ -236,9 +261,10 @@ def tokenizer_corpus(rng: random.Random, size: int) -> Iterator[str]:
         advice = rng.choice(all_advice())
         yield advice.text
         yield rng.choice(EXTRA_FRAMES).format(op=OPERATIONS[advice.operation][advice.op_phrase])
-        for message in author_document(rng):
+        for message in author_document(rng).messages:
             yield message.content
         yield compose(_example("q"), Instruction(text="i", source="static"))[0].content
         yield f"{rng.choice(TEST_NAMES)} The answer is 1. The result is 1. It is 1. Answer with 1."
         yield "Revise your answer. Look at your answer again. Check your answer."
         yield rng.choice(FRAMES).format(op="add")
+        yield " ".join(str(rng.randrange(100)) for _ in range(10))
