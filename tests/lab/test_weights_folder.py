@@ -52,13 +52,8 @@ def figures(role):
 @pytest.mark.parametrize("role", ["student", "student_b"])
 def test_the_figures_keep_the_worlds_bounds(role):
     arms = figures(role)
-    assert {"raw", "untrained", "oracle"} <= set(arms)
+    assert {"raw", "untrained", "oracle", "best_static"} <= set(arms)
+    assert role != "student" or {"trained", "blind"} <= set(arms)
     assert arms["untrained"] < arms["raw"]
     for name, (low, high) in BOUNDS.items():
-        assert name == "oracle" or name not in arms or low <= arms[name] <= high, (name, arms[name])
-
-
-@pytest.mark.parametrize("role", ["student", "student_b"])
-@pytest.mark.xfail(strict=True, reason="the students carry out a right instruction less often than the world asks for: docs/results.md")
-def test_the_oracle_is_right_almost_always(role):
-    assert figures(role)["oracle"] >= BOUNDS["oracle"][0]
+        assert name not in arms or low <= arms[name] <= high, (name, arms[name])
