@@ -37,8 +37,8 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
         lab_server("arithmetic", "student", fault_rate=cell["fault_rate"], seed=cell["seed"]) as server,
     ):
         flags = [
-            f"--student.base_url={server.url}", "--student.model=student", f"--seed={cell['seed']}", f"--max_steps={STEPS}", "--student.timeout_s=5",
-            "--student.pacing.backoff_s=0.1", "--student.pacing.concurrency=64",
+            f"--student.base_url={server.url}", "--student.model=student", f"--seed={cell['seed']}", f"--max_steps={STEPS}",
+            "--student.timeout_s=5", "--student.pacing.backoff_s=0.1", "--student.pacing.concurrency=64",
         ]  # fmt: skip
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
         cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
