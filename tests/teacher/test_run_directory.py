@@ -56,6 +56,10 @@ def test_what_a_killed_process_left_is_dropped(runs):
 def test_resume_finds_the_newest_unfinished_run_with_the_same_settings(runs):
     first, second = RunDirectory.create(CONFIG), RunDirectory.create(CONFIG)
     other = RunDirectory.create(CONFIG.model_copy(update={"seed": 7}))
+    for run in (first, second, other):
+        run.lock().close()
+    # An evaluation that was broken off: newer, without a lock, and no run to go on with.
+    RunDirectory.create(CONFIG.model_copy(update={"run": CONFIG.run.model_copy(update={"dir": str(runs / "2999-evaluated")})}))
     newest = max(first.path, second.path)
     assert find_unfinished(CONFIG).path == newest
     (newest / "summary.json").write_text(json.dumps({}))
