@@ -19,7 +19,7 @@ from typing import Any
 
 from exchange.command import RunError, run_command
 from exchange.protocols import InstructionPolicy
-from lab.weights_folder import WORLDS, read_manifest, weights_dir, write_manifest
+from lab.weights_folder import WORLDS, file_sha256, read_manifest, weights_dir, write_manifest
 
 PARTS = ("arms", "screen", "trained", "blind")
 STUDENTS = ("student", "student_b")
@@ -131,7 +131,10 @@ def ship(source: Path, target: Path) -> None:
 def note(world: str, role: str, found: dict[str, Any]) -> dict[str, Any]:
     """Add figures of a student to the manifest, which another process may have written meanwhile; all figures."""
     figures: dict[str, Any] = read_manifest(world).get("figures", {})
-    figures.setdefault(role, {}).update(found)
+    weights = file_sha256(weights_dir(world) / role / "model.safetensors")
+    if figures.get(role, {}).get("weights") != weights:
+        figures[role] = {"weights": weights}  # whatever was measured on others is gone
+    figures[role].update(found)
     write_manifest(weights_dir(world), {"figures": figures})
     print(f"{role}: {found}", flush=True)
     return figures

@@ -8,7 +8,8 @@ One row (family `left`, the two-digit number second):
 
 Eight families; two of them (`total`, `growth`) are right without any instruction, because the student's habit is to add. `dial` sets
 how far the best instruction depends on the query: 1 mixes all families, 0 leaves the two that are right raw, so that an honest method
-finds nothing to teach. The test split has its own names, story and question texts, and number pairs.
+finds nothing to teach. The test split has its own names and number pairs, and every question of it holds a
+story or a question sentence (in a tenth of them both) that no other split has.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ several wordings:
     Please subtract one number from the other. Start with the second number. Write one step a line.
 
 6 operations x 3 phrases x 3 frames x 2 orders x 2 phrases x 3 bookkeepings = 648 instructions. Which (operation, order) fits depends on
-the question; bookkeeping and wording never change the answer. A quarter of the combinations and one whole frame are kept out of the
+the question; bookkeeping and wording never change the answer. A quarter of the wordings and one whole frame are kept out of the
 student's tuning (`held_out`); the test split's oracle uses only those.
 """
 

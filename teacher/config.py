@@ -126,7 +126,7 @@ class TrainConfig(Settings):
     max_steps: int | None = Field(default=None, ge=0)
     """Updates of the teacher; None = the preset's (lab 60, hub 300: query rewriters were seen to collapse at 270 to 300,
     ConvSearch-R1 #6)."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of every random draw of the run."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any field of TRL's GRPOConfig, laid over the preset's."""

@@ -29,7 +29,7 @@ from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
 from teacher.policy import TransformersPolicy, load_model, load_teacher, read_manifest
 from teacher.prompt import TeacherPrompt
-from teacher.run_directory import RunDirectory, write_json
+from teacher.run_directory import MAY_CHANGE, RunDirectory, write_json
 
 
 def teacher_prompt(config: TrainConfig) -> TeacherPrompt:
@@ -107,6 +107,8 @@ def check_before(config: TrainConfig) -> None:
             raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
         if arm.model is None:  # a model is loaded when its turn comes
             extra_arm(config, name, arm)
+        elif arm.model.startswith(("/", ".", "~")) and not Path(arm.model).is_dir():
+            raise SettingError(f"eval.arms.{name}.model={arm.model!r}: no such folder")
 
 
 def calls(config: TrainConfig) -> int:
@@ -127,14 +129,22 @@ def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[Tr
         held = run.config()
         if not run.finished:
             raise SettingError(f"{argument}: this run is not finished; go on with `python -m teacher.train --resume={argument}`")
-        return resolve(load(TrainConfig, held, flags)), find_teacher(argument), run
+        return resolve(load(TrainConfig, held, only_evaluation(flags))), find_teacher(argument), run
     teacher = find_teacher()
     if argument is not None:
         config = resolve(load(TrainConfig, read_yaml(find_config(argument)), flags))
         return config, teacher if read_manifest(teacher)["task"] == config.task.name else None, None
     run = RunDirectory(teacher.parent)
     held = run.config() if run.finished else {}
-    return resolve(load(TrainConfig, held, flags)), teacher, run if run.finished else None
+    return resolve(load(TrainConfig, held, only_evaluation(flags) if held else flags)), teacher, run if run.finished else None
+
+
+def only_evaluation(flags: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The flags, which a run's own directory takes the figures of. Raises SettingError for one that would measure something else."""
+    for name, _ in flags:
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ("eval", *MAY_CHANGE)):
+            raise SettingError(f"{name}: a run is measured with its own settings; give a config to measure its teacher with others")
+    return flags
 
 
 def body(argv: list[str] | None) -> int:
@@ -182,6 +192,7 @@ def body(argv: list[str] | None) -> int:
         "steps": 0,
         "wall_s": round(time.monotonic() - started, 1),
         "student": student.stats.as_dict(),
+        "teacher_sha256": read_manifest(teacher)["sha256"] if teacher is not None else None,
     }
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head
     write_json(path, {**held, "eval": summary.model_dump(mode="json")})

@@ -167,14 +167,20 @@ class RunDirectory:
             ) from None
 
 
-MAY_CHANGE = ("budget", "student.pacing", "student.timeout_s", "student.cache")
+MAY_CHANGE = ("eval.arms", "budget", "student.pacing", "student.timeout_s", "student.cache")
 """Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
 
 
 def without_changeable(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config without MAY_CHANGE and without where the run lies."""
-    student = {key: value for key, value in config.get("student", {}).items() if f"student.{key}" not in MAY_CHANGE}
-    return {key: value for key, value in {**config, "student": student}.items() if key not in (*MAY_CHANGE, "run")}
+    left = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items() if key != "run"}
+    for name in MAY_CHANGE:
+        section, _, key = name.partition(".")
+        if key:
+            left.get(section, {}).pop(key, None)
+        else:
+            left.pop(section, None)
+    return left
 
 
 def find_unfinished(config: TrainConfig) -> RunDirectory:

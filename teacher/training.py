@@ -171,6 +171,8 @@ def warm_start(parts: Parts) -> Path:
 
 def learn(parts: Parts, start: Path) -> Validator:
     """GRPO from the warm start or the last whole checkpoint, to the last step or a stop signal."""
+    from safetensors import SafetensorError
+
     config, run = parts.config, parts.run
     model, tokenizer = load_model(str(start))
     validator = Validator(
@@ -210,8 +212,11 @@ def learn(parts: Parts, start: Path) -> Validator:
     parts.stop.graceful = True
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
-    except ValueError as error:
-        raise RunError(f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {run.checkpoints}") from None
+    except (ValueError, SafetensorError) as error:
+        raise RunError(
+            f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {run.checkpoints}, "
+            "delete it where it is damaged and go on from the one before"
+        ) from None
     parts.stop.graceful = False
     return validator
 
@@ -270,6 +275,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "algorithm": config.algorithm,
         "seed": config.seed,
         "steps": config.max_steps,
+        "teacher_step": manifest["step"],
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],
@@ -278,6 +284,11 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     }
     write_json(run.path / "summary.json", result)
     print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
+    validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
+    print(
+        f"best teacher: step {manifest['step']} of {config.max_steps}; right on validation after the warm start {validated[0]:.1%}, "
+        f"at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
+    )
     print(f"teacher: {run.teacher}   student calls: {result['student']['calls']}   {result['wall_s']:.0f} s")
     return result
 

@@ -46,7 +46,7 @@ def test_unknown_names_list_the_known_ones(copy):
 
 
 def figures(role):
-    return {name: entry["right"] for name, entry in read_manifest("arithmetic")["figures"][role].items()}
+    return {name: entry["right"] for name, entry in read_manifest("arithmetic")["figures"][role].items() if name != "weights"}
 
 
 @pytest.mark.parametrize("role", ["student", "student_b"])
@@ -57,3 +57,18 @@ def test_the_figures_keep_the_worlds_bounds(role):
     assert arms["untrained"] < arms["raw"]
     for name, (low, high) in BOUNDS.items():
         assert name not in arms or low <= arms[name] <= high, (name, arms[name])
+
+
+@pytest.mark.parametrize("role", ["student", "student_b"])
+def test_the_figures_are_of_these_weights(role):
+    manifest = read_manifest("arithmetic")
+    assert manifest["figures"][role]["weights"] == manifest["files"][f"{role}/model.safetensors"]
+
+
+def test_the_teacher_is_much_smaller_than_its_students():
+    from teacher.estimate import parameters
+
+    size = {role: parameters(model_dir("arithmetic", role)) for role in ("student", "student_b", "teacher")}
+    assert max(size["student"], size["student_b"]) <= 1_000_000
+    assert size["teacher"] <= 300_000
+    assert 3 * size["teacher"] <= min(size["student"], size["student_b"])

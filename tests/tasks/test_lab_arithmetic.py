@@ -1,9 +1,11 @@
 """The lab world: golds, splits, language, procedures, dial."""
 
 import random
+import re
 
 import pytest
 
+from lab import corpus
 from tasks import lab_arithmetic
 from tasks.lab_arithmetic import draw_question, family_weights, test_pair
 from tasks.lab_families import FAMILIES, NAMES, TEST_NAMES
@@ -34,6 +36,27 @@ def test_splits_share_no_question_and_test_has_its_own_names_pairs_and_texts():
     assert not words["test"] & set(NAMES) and not words["train"] & set(TEST_NAMES)
     pairs = {split: {tuple(sorted(numbers(text))) for text in texts[split]} for split in texts}
     assert not pairs["test"] & pairs["train"]
+
+
+def texts_of(text):
+    """Of a question: whether its story, and whether its last sentence, is one kept for the test split (numbers and names aside)."""
+
+    def matches(template):
+        pattern = re.escape(template)
+        for slot in ("n", "m", "i", "a", "b"):
+            pattern = pattern.replace(re.escape(f"{{{slot}}}"), r"\w+")
+        return re.search(pattern, text) is not None
+
+    stories = [stories[-1] for family in FAMILIES.values() for stories in (family.big_first, family.big_second)]
+    return any(map(matches, stories)), any(matches(family.questions[-1]) for family in FAMILIES.values())
+
+
+def test_held_out_texts_are_in_every_test_question_and_in_no_other():
+    for split in ("train", "validation", "test"):
+        for example in lab_arithmetic.load(split, limit=500):
+            assert any(texts_of(example.query)) == (split == "test"), example.query
+    rng = random.Random(0)
+    assert not any(any(texts_of(corpus.story(rng).text)) for _ in range(500))
 
 
 def test_the_language_has_648_instructions_that_parse_back():
