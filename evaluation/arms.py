@@ -16,7 +16,7 @@ from exchange.records import Episode, Example, Instruction, PublicExample, Recor
 from exchange.settings import Settings
 from rewards.episode import all_of, correct, run_episode
 
-RESERVED_ARMS = ("raw", "static", "best_static", "blind", "untrained", "trained", "oracle")
+RESERVED_ARMS = ("raw", "static", "best_static", "untrained", "trained", "oracle")
 """Arms that an evaluation makes itself; `eval.arms` cannot name one anew."""
 
 

@@ -11,7 +11,7 @@ from teacher.policy import load_model, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory
 
-FLAGS = ["--eval.n=12", "--task.validation_size=5"]
+FLAGS = ["--eval.n=12"]
 
 
 @pytest.fixture
@@ -104,7 +104,9 @@ def test_what_is_no_run_and_a_student_that_is_not_there(run, tmp_path, capsys, f
     assert main([str(tmp_path)]) == 2
     assert "not a run directory" in capsys.readouterr().err
     flags = [f"--student.base_url=http://127.0.0.1:{free_port}/v1", "--student.model=m", "--student.kind=openai"]
-    assert main([str(run.path), *FLAGS, *flags, "--student.pacing.max_attempts=1"]) == 1
+    assert main([str(run.path), *FLAGS, *flags]) == 2
+    assert "a run is measured with its own settings" in capsys.readouterr().err
+    assert main(["lab_arithmetic_grpo", *FLAGS, *flags, "--student.pacing.max_attempts=1"]) == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("teacher.evaluate: student: ") and "\n" not in error
 
