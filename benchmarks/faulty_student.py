@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
-from benchmarks.results_file import cpu_seconds, load_runs, save
+from benchmarks.results_file import load_runs, save, train
 from lab.serve import lab_server
 from teacher.run_directory import git_commit
 
@@ -32,17 +29,12 @@ CELLS = [{"fault_rate": rate, "seed": seed} for seed in (0, 1, 2) for rate in (0
 
 
 def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        lab_server("arithmetic", "student", fault_rate=cell["fault_rate"], seed=cell["seed"]) as server,
-    ):
+    with lab_server("arithmetic", "student", fault_rate=cell["fault_rate"], seed=cell["seed"]) as server:
         flags = [
             f"--student.base_url={server.url}", "--student.model=student", f"--seed={cell['seed']}", f"--max_steps={STEPS}",
             "--student.timeout_s=5", "--student.pacing.backoff_s=0.1", "--student.pacing.concurrency=64",
         ]  # fmt: skip
-        environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
-        cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
-        summary = json.loads(next(Path(folder).glob("runs/*/summary.json")).read_text(encoding="utf-8"))
+        summary, cpu_s = train(flags)
         arms = summary["eval"]["arms"]
         return {
             **cell,

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import cpu_seconds, load_runs, save
+from benchmarks.results_file import load_runs, save, train
 from teacher.run_directory import git_commit
 
 NAME = "lab_runs"
@@ -31,11 +29,7 @@ CELLS = [
 def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
     """Train and evaluate one cell in a process of its own."""
     flags = [f"--student.model=lab:arithmetic/{cell['student']}", f"--task.dial={cell['dial']}", f"--seed={cell['seed']}"]
-    with tempfile.TemporaryDirectory() as runs:
-        # A cache of its own, so that no run answers from what another paid for.
-        environment = {**os.environ, "WST_RUNS_DIR": f"{runs}/runs", "WST_CACHE_DIR": f"{runs}/cache", "OMP_NUM_THREADS": "1"}
-        cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
-        summary = json.loads(next(Path(runs).glob("runs/*/summary.json")).read_text(encoding="utf-8"))
+    summary, cpu_s = train(flags)
     arms, pair = summary["eval"]["arms"], summary["eval"]["vs_raw"]["trained"]
     return {
         **cell,

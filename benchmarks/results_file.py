@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return round(usage.ru_utime + usage.ru_stime, 1)
+
+
+def train(flags: list[str]) -> tuple[dict[str, Any], float]:
+    """(summary.json, CPU seconds) of one `python -m teacher.train` with one thread, whose run and cache are its own and are gone after it:
+    no run answers from what another paid for."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
+        cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
+        return json.loads(next(Path(folder).glob("runs/*/summary.json")).read_text(encoding="utf-8")), cpu_s
 
 
 def load_runs(name: str) -> list[dict[str, Any]]:

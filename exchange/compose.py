@@ -21,6 +21,7 @@ def _template() -> str:
     return TEMPLATE.read_text(encoding="utf-8").removesuffix("\n")
 
 
+@cache
 def template_version() -> str:
     """sha256 of the template file: part of cache keys and of a teacher's manifest."""
     return hashlib.sha256(TEMPLATE.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 import types
@@ -39,6 +40,25 @@ class _Yaml(yaml.SafeLoader):
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def from_environment(name: str, value: str) -> str:
+    """A setting's value, or what the environment variable holds where it is written `env:NAME`, as secrets are. Raises SettingError."""
+    variable = value.removeprefix("env:")
+    if variable == value:
+        return value
+    if not os.environ.get(variable):
+        raise SettingError(f"{name}={value!r}: the environment variable {variable} is not set")
+    return os.environ[variable]
+
+
+def only(flags: Sequence[tuple[str, Any]], allowed: Sequence[str], *, reason: str) -> Sequence[tuple[str, Any]]:
+    """The flags. Raises SettingError, with the reason, for one that is neither an allowed setting nor below one."""
+    for name, _ in flags:
+        if not any(name == setting or name.startswith(f"{setting}.") for setting in allowed):
+            raise SettingError(f"{name}: {reason}")
+    return flags
+
 
 Tree = TypeVar("Tree", bound=Settings)
 

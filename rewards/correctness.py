@@ -150,16 +150,6 @@ def extract_text(output: str, *, strict: bool = False) -> str | None:
     return None if strict or not lines else lines[-1]
 
 
-def grade_number(example: Example, completion: Completion) -> Score:
-    """1.0 where the extracted number equals the gold, 0.0 where it does not or there is none.
-
-    `value` is None where nothing can be decided: the completion failed, or the example has no usable gold.
-    """
-    if completion.text is None or example.gold is None:
-        return Score(value=None)
-    return _score(Grader().grade("number", example.gold, completion.text))
-
-
 async def grade_answer(grader: Grader, example: Example, completion: Completion) -> Score:
     """The plain grade of an answer, by the answer type of the example's task. `value` None: failed, no gold, or not decidable."""
     answer_type = answer_type_of(example.task)

@@ -6,7 +6,6 @@ nothing; every attempt is paid for by itself.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from exchange.protocols import SamplingParams
-from exchange.settings import SettingError, Settings
+from exchange.settings import SettingError, Settings, from_environment
 from lab.weights_folder import model_dir
 from store import Store, StoreError, open_store
 from student_clients.budget import BudgetConfig, BudgetedStudent, price_of
@@ -59,6 +58,12 @@ class VLLMConfig(Settings):
     args: list[str] = Field(default_factory=lambda: ["--generation-config", "vllm"])
     """Further arguments of the child, e.g. [--generation-config, vllm, --max-model-len, "4096"]. The default keeps vLLM from applying the
     model's own sampling defaults, such as a repetition penalty, to requests that do not ask for them."""
+    model_path: str | None = None
+    """Folder or Hub id that the child loads; None = `student.model`. It is served under the name `student.model` either way."""
+    log: Path = Path("vllm.log")
+    """File that takes the child's output."""
+    ready_s: float = Field(default=900.0, gt=0)
+    """Seconds that the child has until it answers: a large model loads for minutes."""
 
     @field_validator("args")
     @classmethod
@@ -66,13 +71,6 @@ class VLLMConfig(Settings):
         if any(arg.startswith("--api-key") for arg in args):
             raise ValueError("a key here would stand in every config; set the environment variable VLLM_API_KEY instead")
         return args
-
-    model_path: str | None = None
-    """Folder or Hub id that the child loads; None = `student.model`. It is served under the name `student.model` either way."""
-    log: Path = Path("vllm.log")
-    """File that takes the child's output."""
-    ready_s: float = Field(default=900.0, gt=0)
-    """Seconds that the child has until it answers: a large model loads for minutes."""
 
 
 class StudentConfig(Settings):
@@ -202,15 +200,7 @@ def check_url(url: str) -> None:
 
 def _headers(config: StudentConfig) -> dict[str, str]:
     """The extra headers with what the environment holds put in. Raises SettingError where a variable is not set."""
-    values = {}
-    for name, value in config.extra_headers.items():
-        if value.startswith("env:"):
-            variable = value.removeprefix("env:")
-            if not os.environ.get(variable):
-                raise SettingError(f"student.extra_headers.{name}={value!r}: the environment variable {variable} is not set")
-            value = os.environ[variable]
-        values[name] = value
-    return values
+    return {name: from_environment(f"student.extra_headers.{name}", value) for name, value in config.extra_headers.items()}
 
 
 def _embedded(config: StudentConfig) -> Adapter:

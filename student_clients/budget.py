@@ -30,7 +30,7 @@ from store import Store, StoreError
 from student_clients import errors
 from student_clients.errors import StudentError
 from student_clients.forwarding import ForwardedReply
-from student_clients.ledger import Adapter, forwarding
+from student_clients.ledger import Adapter, StudentWrapper
 from student_clients.token_bounds import answer_tokens_at_most, body_bytes, prompt_tokens_at_most
 from student_clients.usage import Usage
 
@@ -134,7 +134,7 @@ def price_of(student: StudentConfig, budget: BudgetConfig) -> Price | None:
     )
 
 
-class BudgetedStudent:
+class BudgetedStudent(StudentWrapper):
     """Books what `client` costs. Stands below the retries, so that every attempt is paid for by itself."""
 
     def __init__(
@@ -148,21 +148,15 @@ class BudgetedStudent:
     ) -> None:
         """`account` opens the store that is booked in, at the first request. `limit_usd` None = book without a limit. `extra_body` is
         what the client adds to every request: its tokens are paid for too."""
+        super().__init__(client)
         self._extra_tokens = len(json.dumps(dict(extra_body))) if extra_body else 0
-        self.client = client
         self.price = price
         self._open_account = account
         self._opened: Store | None = None
         self.limit_usd = limit_usd
-        self.name = client.name
-        self.ledger = client.ledger
         self._lock = threading.Lock()
         self._in_flight = 0
         self._warned = 0.0
-
-    @property
-    def identity(self) -> str:
-        return self.client.identity
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         reserved = self.price.nano(prompt_tokens_at_most(messages) + self._extra_tokens, n * params.max_tokens)
@@ -197,7 +191,7 @@ class BudgetedStudent:
         await self._reserve(reserved)
         settled: int | None = None
         try:
-            async with forwarding(self.client).forward(body, path=path, headers=headers) as reply:
+            async with super().forward(body, path=path, headers=headers) as reply:
                 yield reply
             if reply.ended:  # a server that sends no usage has billed something all the same
                 settled = self._usage_cost(reply.usage) if reply.usage is not None else reserved
@@ -275,10 +269,7 @@ class BudgetedStudent:
             self._warned = passed
             log.warning("%.0f %% of the budget of %g dollars is spent", 100 * share, self.limit_usd)
 
-    async def check(self) -> None:
-        await self.client.check()
-
     async def aclose(self) -> None:
-        await self.client.aclose()
+        await super().aclose()
         if self._opened is not None:
             await self._opened.aclose()

@@ -14,21 +14,18 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from exchange.compose import template_version
 from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
-from exchange.settings import SettingError, Settings
+from exchange.settings import SettingError, Settings, from_environment
 from store import Store, StoreError
-from student_clients.forwarding import ForwardedReply
-from student_clients.ledger import Adapter, forwarding
+from student_clients.ledger import Adapter, StudentWrapper
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +54,7 @@ class CacheConfig(Settings):
         """The store's URL. Raises SettingError where it is to come from a variable that is not set."""
         if self.url is None:
             return str(cache_dir() / "students.sqlite3")
-        if self.url.startswith("env:") and not os.environ.get(self.url.removeprefix("env:")):
-            raise SettingError(f"student.cache.url={self.url}: the environment variable {self.url.removeprefix('env:')} is not set")
-        return os.environ[self.url.removeprefix("env:")] if self.url.startswith("env:") else self.url
+        return from_environment("student.cache.url", self.url)
 
 
 def sample_key(identity: str, messages: Sequence[Message], params: SamplingParams, sample_index: int) -> str:
@@ -92,21 +87,15 @@ def unpack(entry: bytes) -> Completion | None:
     return completion.model_copy(update={"cached": True, "cost_usd": 0.0, "latency_s": 0.0})
 
 
-class CachedStudent:
-    """Gives kept answers and asks `client` for the others."""
+class CachedStudent(StudentWrapper):
+    """Gives kept answers and asks `client` for the others. Proxied requests are not kept: their replies are streams of bytes."""
 
     def __init__(self, client: Adapter, store: Store) -> None:
-        self.client = client
+        super().__init__(client)
         self.store = store
-        self.name = client.name
-        self.ledger = client.ledger
         self._lock = threading.Lock()
         self._in_flight: dict[str, Future[Completion]] = {}
         self._told: set[str] = set()
-
-    @property
-    def identity(self) -> str:
-        return self.client.identity
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         keys = [sample_key(self.identity, messages, params, sample_index + i) for i in range(n)]
@@ -150,12 +139,6 @@ class CachedStudent:
                 (answers[i],) = await self.complete(messages, params, sample_index=sample_index + i)
         return [answers[i] for i in range(n)]
 
-    def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
-    ) -> AbstractAsyncContextManager[ForwardedReply]:
-        """Pass a proxied request on; it is not kept, for its reply is a stream of bytes."""
-        return forwarding(self.client).forward(body, path=path, headers=headers)
-
     async def _kept(self, keys: Sequence[str]) -> list[Completion | None]:
         """What the cache holds; None for a miss."""
         if not keys:
@@ -191,10 +174,10 @@ class CachedStudent:
             raise SettingError(
                 f"the answer cache: {error}; set student.cache.url or WST_CACHE_DIR to another place, or student.cache.enabled=false"
             ) from None
-        await self.client.check()
+        await super().check()
 
     async def aclose(self) -> None:
-        await self.client.aclose()
+        await super().aclose()
         await self.store.aclose()
 
 

@@ -167,15 +167,24 @@ class EmbeddedStudent:
 SMALL_FILE = 16 * 2**20
 
 
+def model_folder(model: str) -> Path | None:
+    """Where a model lies on this machine: the folder itself, or the local cache's snapshot of a Hub id; None where it was never fetched."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def model_fingerprint(model: str) -> str:
     """A hash of a model folder: small files by content, weights by name, size and time. For a Hub id the snapshot's commit where it is in
     the local cache, else the id alone."""
-    folder = Path(model)
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(model, "config.json")
-        return Path(found).parent.name if isinstance(found, str) else "unresolved"
+    folder = model_folder(model)
+    if folder is None:
+        return "unresolved"
+    if not Path(model).is_dir():
+        return folder.name
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         stat = path.stat()

@@ -6,6 +6,7 @@ above it are seen one by one. `CountingStudent` stands outermost and adds what o
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -91,21 +92,37 @@ def forwarding(client: object) -> Forwarding:
     return cast(Forwarding, client)
 
 
-class CountingStudent:
-    """The outermost wrapper of every student: passes all calls on and keeps the ledger complete."""
+class StudentWrapper:
+    """Base of whatever takes a client and gives a client: passes on all that it does not do itself, which is `complete` at least."""
 
     def __init__(self, client: Adapter) -> None:
         self.client = client
         self.name = client.name
         self.ledger = client.ledger
 
+    @functools.cached_property
+    def identity(self) -> str:
+        return self.client.identity
+
+    def forward(
+        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[ForwardedReply]:
+        """Pass a proxied request on."""
+        return forwarding(self.client).forward(body, path=path, headers=headers)
+
+    async def check(self) -> None:
+        await self.client.check()
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+class CountingStudent(StudentWrapper):
+    """The outermost wrapper of every student: passes all calls on and keeps the ledger complete."""
+
     @property
     def stats(self) -> StudentStats:
         return self.ledger.stats
-
-    @property
-    def identity(self) -> str:
-        return self.client.identity
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         try:
@@ -120,16 +137,10 @@ class CountingStudent:
     async def forward(
         self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[ForwardedReply]:
-        """Pass a proxied request on; never cached."""
+        """Pass a proxied request on and count it where it fails."""
         try:
-            async with forwarding(self.client).forward(body, path=path, headers=headers) as reply:
+            async with super().forward(body, path=path, headers=headers) as reply:
                 yield reply
         except StudentError:
             self.ledger.add(failures=1)
             raise
-
-    async def check(self) -> None:
-        await self.client.check()
-
-    async def aclose(self) -> None:
-        await self.client.aclose()

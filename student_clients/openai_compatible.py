@@ -1,9 +1,9 @@
 """The OpenAI-compatible student: any server that speaks `/v1/chat/completions` (OpenAI, vLLM, transformers serve, llama.cpp, …), or
 OpenAI's `/v1/responses`.
 
-The only file that knows the `openai` SDK and, with `forwarding`, httpx2 below it. Their exceptions are translated here, once; the SDK's
-own retries are off (`pacing` retries, and the ledger must see every call). Errors are raised outside the `except` that caught the foreign
-one, so that they do not drag along a request with its headers, and with them the key.
+The only file that knows the `openai` SDK; httpx2 below it is also used by `forwarding` and vLLM's probes. Their exceptions are translated
+here, once; the SDK's own retries are off (`pacing` retries, and the ledger must see every call). Errors are raised outside the `except`
+that caught the foreign one, so that they do not drag along a request with its headers, and with them the key.
 
 An AsyncOpenAI client belongs to one event loop and we are used from several: there is one for each, closed by its own loop when that
 ends, else by `aclose`.

@@ -7,6 +7,7 @@ ledger and multiply with these.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from exchange.records import Completion, Message
 from exchange.settings import Settings
 from student_clients.errors import StudentError
 from student_clients.forwarding import ForwardedReply
-from student_clients.ledger import Adapter, forwarding
+from student_clients.ledger import Adapter, StudentWrapper
 from student_clients.rate_limits import RateLimits, Ticket
 from student_clients.token_bounds import body_tokens_at_most, prompt_tokens_at_most
 
@@ -62,7 +63,7 @@ class PacingConfig(Settings):
         )
 
 
-class PacedStudent:
+class PacedStudent(StudentWrapper):
     """Passes requests on to `client` under limits on concurrency and rate, repeats those that fail with a retryable StudentError, and asks
     again for the rest where a server gives fewer completions than `n` (some ignore it).
 
@@ -79,10 +80,8 @@ class PacedStudent:
         rng: random.Random | None = None,
         limits: RateLimits | None = None,
     ) -> None:
-        self.client = client
+        super().__init__(client)
         self.config = config
-        self.name = client.name
-        self.ledger = client.ledger
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._limits = limits or config.rate_limits()
@@ -90,10 +89,6 @@ class PacedStudent:
         """Why nothing more can be asked (the budget is spent, say): whoever still waits need not wait for that."""
         # asyncio's semaphore belongs to one loop; the client is used from several over its life.
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-
-    @property
-    def identity(self) -> str:
-        return self.client.identity
 
     def _slot(self) -> asyncio.Semaphore:
         return self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.config.concurrency))
@@ -121,10 +116,11 @@ class PacedStudent:
         self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[ForwardedReply]:
         """Pass a proxied request on. Repeated only before its first byte: what has begun to arrive is not asked for again."""
+        begin = functools.partial(super().forward, body, path=path, headers=headers)
         async with self._slot(), AsyncExitStack() as stack:
 
             async def ask() -> ForwardedReply:
-                return await stack.enter_async_context(forwarding(self.client).forward(body, path=path, headers=headers))
+                return await stack.enter_async_context(begin())
 
             ticket, reply = await self._repeated(ask, body_tokens_at_most(body))
             yield reply
@@ -171,9 +167,3 @@ class PacedStudent:
             return None
         backoff_s = min(self.config.backoff_s * 2.0 ** (attempt - 1), self.config.max_wait_s)
         return asked_s + backoff_s * self._rng.uniform(0.5, 1.0)
-
-    async def check(self) -> None:
-        await self.client.check()
-
-    async def aclose(self) -> None:
-        await self.client.aclose()

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -20,8 +18,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message, Record
 from exchange.settings import SettingError
 from student_clients.errors import StudentBadRequest
-from student_clients.forwarding import ForwardedReply
-from student_clients.ledger import Adapter, Ledger, forwarding
+from student_clients.ledger import Adapter, Ledger, StudentWrapper
 
 
 class Recorded(Record):
@@ -33,22 +30,16 @@ class Recorded(Record):
     completion: Completion
 
 
-class RecordingStudent:
-    """Writes what `client` answers into a file as it comes; appends to what is there."""
+class RecordingStudent(StudentWrapper):
+    """Writes what `client` answers into a file as it comes; appends to what is there. Proxied requests are not recorded."""
 
     def __init__(self, client: Adapter, path: Path) -> None:
         """Raises OSError where the file cannot be written."""
-        self.client = client
+        super().__init__(client)
         self.path = path
-        self.name = client.name
-        self.ledger = client.ledger
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a", encoding="utf-8").close()
-
-    @property
-    def identity(self) -> str:
-        return self.client.identity
 
     async def complete(self, messages: Sequence[Message], params: SamplingParams, *, n: int = 1, sample_index: int = 0) -> list[Completion]:
         completions = await self.client.complete(messages, params, n=n, sample_index=sample_index)
@@ -65,18 +56,6 @@ class RecordingStudent:
         with self._lock, self.path.open("a", encoding="utf-8") as stream:
             stream.write("".join(line + "\n" for line in lines))
         return completions
-
-    def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
-    ) -> AbstractAsyncContextManager[ForwardedReply]:
-        """Pass a proxied request on; it is not recorded."""
-        return forwarding(self.client).forward(body, path=path, headers=headers)
-
-    async def check(self) -> None:
-        await self.client.check()
-
-    async def aclose(self) -> None:
-        await self.client.aclose()
 
 
 class ReplayStudent:

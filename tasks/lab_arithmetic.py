@@ -19,14 +19,15 @@ from dataclasses import dataclass
 
 from exchange.records import Example
 from tasks.lab_families import FAMILIES, ITEMS, NAMES, TEST_NAMES
-from tasks.lab_language import Advice, all_advice, stable_hash, work
+from tasks.lab_language import Advice, all_advice, work
+from tasks.source import stable_share
 
 NUMBERS = [(big, small) for big in range(12, 50) for small in range(2, 10)]
 
 
 def test_pair(big: int, small: int) -> bool:
     """Whether a number pair belongs to the questions of the test split alone (a fifth of them, by hash)."""
-    return stable_hash(f"{big},{small}") % 5 == 0
+    return stable_share(f"{big},{small}", 5) == 0
 
 
 RIGHT_RAW = ("total", "growth")
@@ -98,7 +99,7 @@ def load(split: str, *, limit: int, dial: float = 1.0) -> list[Example]:
     while len(examples) < limit:
         question = draw_question(rng, test=split == "test", weights=weights)
         # Train and validation share texts; a question belongs to one of them by its hash.
-        if question.text in seen or (split != "test" and (stable_hash(question.text) % 10 == 0) != (split == "validation")):
+        if question.text in seen or (split != "test" and (stable_share(question.text, 10) == 0) != (split == "validation")):
             continue
         seen.add(question.text)
         examples.append(

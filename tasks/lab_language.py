@@ -12,10 +12,11 @@ student's tuning (`held_out`); the test split's oracle uses only those.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from dataclasses import dataclass
 from functools import cache
+
+from tasks.source import stable_share
 
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "add": ("add the two numbers", "find the sum of the numbers", "put the numbers together"),
@@ -71,12 +72,7 @@ class Advice:
     @property
     def held_out(self) -> bool:
         """Never in the student's tuning: the held-out frame, and a quarter of the other combinations (by hash)."""
-        return FRAMES[self.frame] == HELD_OUT_FRAME or stable_hash(self.text) % 4 == 0
-
-
-def stable_hash(text: str) -> int:
-    """A hash that is equal on every machine and in every process."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return FRAMES[self.frame] == HELD_OUT_FRAME or stable_share(self.text, 4) == 0
 
 
 @cache

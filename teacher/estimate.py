@@ -12,6 +12,7 @@ from exchange.compose import compose
 from exchange.records import Instruction
 from exchange.settings import SettingError
 from student_clients.budget import NANO, price_of
+from student_clients.embedded import model_folder
 from student_clients.rate_limits import hours_under_limits
 from student_clients.token_bounds import BYTES_A_TOKEN, prompt_tokens_about
 from tasks import TASKS
@@ -66,26 +67,15 @@ def _dollars(config: TrainConfig, tokens: dict[str, int]) -> dict[str, Any]:
 
 def _memory(config: TrainConfig, *, trains: bool) -> dict[str, float | None]:
     """GiB of weights by role, activations left out; None where the model is not on this machine."""
-    teacher = parameters(model_folder(config.teacher.model))
+    teacher = parameters(model_folder(resolve_model(config.teacher.model)))
     found: dict[str, float | None] = {"teacher": _gib(teacher, TRAINING_BYTES if trains and config.teacher.lora is None else 4)}
     if config.student.kind == "embedded":
-        found["student"] = _gib(parameters(model_folder(config.student.model)), 4)
+        found["student"] = _gib(parameters(model_folder(resolve_model(config.student.model))), 4)
     return found
 
 
 def _gib(count: int | None, bytes_each: int) -> float | None:
     return None if count is None else round(count * bytes_each / 2**30, 3)
-
-
-def model_folder(name: str) -> Path | None:
-    """Where a model lies on this machine; None for a Hub id that was never fetched."""
-    path = Path(resolve_model(name))
-    if path.is_dir():
-        return path
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def parameters(folder: Path | None) -> int | None:

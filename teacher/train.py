@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exchange.command import run_command
-from exchange.settings import SettingError, find_config, load, parse_flags, parse_known, read_yaml, setting_docs
+from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
 from teacher.config import TrainConfig, resolve
 
 
@@ -45,17 +45,6 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
     """The resolved config of the command line."""
     data = read_yaml(find_config(argument)) if argument is not None else {}
     return resolve(load(TrainConfig, data, parse_flags(rest)))
-
-
-def changes_on_resume(rest: list[str]) -> list[tuple[str, Any]]:
-    """The flags beside --resume=RUN_DIR. Raises SettingError for one that would make it another run."""
-    from teacher.run_directory import MAY_CHANGE
-
-    flags = parse_flags(rest)
-    for name, _ in flags:
-        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
-            raise SettingError(f"{name}: a resumed run keeps its own settings; only {', '.join(MAY_CHANGE)} may change")
-    return flags
 
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
@@ -92,14 +81,15 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would cost, then stop")
     args, rest = parse_known(parser, argv)
 
-    from teacher.run_directory import RunDirectory, find_unfinished
+    from teacher.run_directory import MAY_CHANGE, RunDirectory, find_unfinished
 
     run: RunDirectory | None
     if args.resume:
         if args.config is not None:
             raise SettingError(f"--resume={args.resume}: goes on with that run's own settings; leave {args.config} out")
         run = RunDirectory(Path(args.resume))
-        config = resolve(load(TrainConfig, run.config(), changes_on_resume(rest)))
+        reason = f"a resumed run keeps its own settings; only {', '.join(MAY_CHANGE)} may change"
+        config = resolve(load(TrainConfig, run.config(), only(parse_flags(rest), MAY_CHANGE, reason=reason)))
     else:
         config = read_config(args.config, rest)
         run = find_unfinished(config) if args.resume is not None else None

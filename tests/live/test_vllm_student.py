@@ -62,9 +62,8 @@ def test_a_server_that_ends_mid_run_costs_no_episode(
             tasks = [
                 asyncio.ensure_future(run_episode(e, i, arm="x", student=student, params=PARAMS, reward=rubric)) for e, i in instructed(200)
             ]
-            while sum(task.done() for task in tasks) < 40:  # noqa: ASYNC110 (any of them)
-                await asyncio.sleep(0.01)
-            victims = victim.completions_made()
+            while not victims and not all(task.done() for task in tasks):
+                victims = await asyncio.to_thread(victim.completions_made)
             os.killpg(victim.pid, sign)
             episodes = await asyncio.gather(*tasks)
             await student.aclose()
