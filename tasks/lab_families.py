@@ -39,7 +39,7 @@ FAMILIES: dict[str, Family] = {
             "{n} picks {a} {i} while {m} picks {b} {i}.",
             "{a} {i} are in the box and {b} {i} are in the bag.",
             "In the morning {n} made {a} {i}, in the evening {m} made {b} {i}.",
-            "{a} {i} lie on the table and {b} {i} lie in the box.",
+            "{a} {i} are on the table and {b} {i} are in the box.",
         ),
         (
             "{n} has {b} {i} and {m} has {a} {i}.",
@@ -47,14 +47,14 @@ FAMILIES: dict[str, Family] = {
             "{n} picks {b} {i} while {m} picks {a} {i}.",
             "{b} {i} are in the box and {a} {i} are in the bag.",
             "In the morning {n} made {b} {i}, in the evening {m} made {a} {i}.",
-            "{b} {i} lie on the table and {a} {i} lie in the box.",
+            "{b} {i} are on the table and {a} {i} are in the box.",
         ),
         (
             "How many {i} are there altogether?",
             "How many {i} is that altogether?",
             "How many {i} do we count?",
             "What is the number of {i} altogether?",
-            "Altogether, how many {i} are there?",
+            "How many {i} do we count altogether?",
         ),
     ),
     "growth": Family(
@@ -162,7 +162,7 @@ FAMILIES: dict[str, Family] = {
             "How many {i} is that in all?",
             "What is the number of {i} in all?",
             "How many {i} does {n} have in all?",
-            "In all, how many {i} are there?",
+            "How many {i} in all is that?",
         ),
     ),
     "share": Family(
@@ -189,7 +189,7 @@ FAMILIES: dict[str, Family] = {
             "How many {i} are there for one of them?",
             "How many {i} are for one?",
             "What does one of them get?",
-            "One of them gets how many {i}?",
+            "How many {i} does one of them get?",
         ),
     ),
     "both_more": Family(
@@ -216,7 +216,7 @@ FAMILIES: dict[str, Family] = {
             "How many {i} are both together?",
             "How many {i} is that together?",
             "Together, how many {i} are there?",
-            "Both together are how many {i}?",
+            "How many {i} do both make together?",
         ),
     ),
     "both_fewer": Family(
@@ -243,7 +243,7 @@ FAMILIES: dict[str, Family] = {
             "How many {i} are both together?",
             "How many {i} is that together?",
             "Together, how many {i} are there?",
-            "Both together are how many {i}?",
+            "How many {i} do both make together?",
         ),
     ),
 }

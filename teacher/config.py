@@ -15,8 +15,9 @@ from exchange.settings import Settings
 from rewards.rubric import RewardConfig
 from student_clients import BudgetConfig, StudentConfig
 from tasks import TaskConfig
+from teacher.ppo import PPOConfig
 
-Algorithm = Literal["grpo"]
+Algorithm = Literal["grpo", "rloo", "ppo"]
 
 LAB_TRL: dict[str, Any] = {
     "learning_rate": 4e-4,
@@ -25,9 +26,13 @@ LAB_TRL: dict[str, Any] = {
     "per_device_train_batch_size": 192,
     "num_generations": 12,
     "beta": 0.0,
-    "scale_rewards": "none",
-    "loss_type": "dr_grpo",
     "temperature": 1.0,
+}
+LAB_ALGORITHM: dict[Algorithm, dict[str, Any]] = {
+    "grpo": {"scale_rewards": "none", "loss_type": "dr_grpo"},
+    "rloo": {},
+    # The critic is the baseline, so that siblings teach less than other questions do; TRL wants two.
+    "ppo": {"num_generations": 2, "loss_type": "bnpo"},
 }
 # Literature, not measured here.
 HUB_TRL: dict[str, Any] = {
@@ -42,12 +47,17 @@ HUB_TRL: dict[str, Any] = {
     "num_generations": 8,
     # KL 0.001: Advisor Models, Prompt-R1, PedagogicalRL; query rewriters without it turn to gibberish (ConvSearch-R1 #6).
     "beta": 0.001,
-    # Group scaling would cancel any price on harm (Dr. GRPO, arXiv 2503.20783; Arbor and PAPILLON use none).
-    "scale_rewards": "none",
-    # TRL's default, and Arbor's.
-    "loss_type": "dapo",
     # Advisor Models samples its advisor at 1.0; lower temperatures starve the group of variance.
     "temperature": 1.0,
+}
+HUB_ALGORITHM: dict[Algorithm, dict[str, Any]] = {
+    # Group scaling would cancel any price on harm (Dr. GRPO, arXiv 2503.20783; Arbor and PAPILLON use none). The loss is TRL's default,
+    # and Arbor's.
+    "grpo": {"scale_rewards": "none", "loss_type": "dapo"},
+    # KL inside the reward: TRL's own default (Ahmadian et al., arXiv 2402.14740, tune it per task).
+    "rloo": {"beta": 0.05},
+    # Four epochs a batch: InstructGPT and Promptist.
+    "ppo": {"num_generations": 2, "num_iterations": 4, "loss_type": "bnpo"},
 }
 
 
@@ -74,9 +84,11 @@ class WarmStartConfig(Settings):
     """Fine-tuning rate; 1e-5 is usual for full fine-tuning of small language models."""
     batch_size: int = Field(default=16, ge=1)
     """Kept instructions a step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
 
 
-LAB_WARM_START = WarmStartConfig(questions=1500, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32)
+LAB_WARM_START = WarmStartConfig(questions=700, samples=24, epochs=8.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
 
 
 class LoraConfig(Settings):
@@ -122,14 +134,17 @@ class TrainConfig(Settings):
     reward: RewardConfig = RewardConfig()
     """What an answer is worth."""
     algorithm: Algorithm = "grpo"
-    """How the teacher learns: grpo (Shao et al., arXiv 2402.03300, through TRL)."""
+    """How the teacher learns: grpo (Shao et al., arXiv 2402.03300), rloo (Ahmadian et al., arXiv 2402.14740), ppo (Schulman et al.,
+    arXiv 1707.06347)."""
+    ppo: PPOConfig = PPOConfig()
+    """PPO's value model; read by `algorithm: ppo` alone."""
     max_steps: int | None = Field(default=None, ge=0)
     """Updates of the teacher; None = the preset's (lab 60, hub 300: query rewriters were seen to collapse at 270 to 300,
     ConvSearch-R1 #6)."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of every random draw of the run."""
     trl: dict[str, Any] = Field(default_factory=dict)
-    """Any field of TRL's GRPOConfig, laid over the preset's."""
+    """Any field of TRL's GRPOConfig (RLOOConfig for rloo), laid over the preset's."""
     eval: EvalConfig = EvalConfig()
     """How the teacher is measured."""
     budget: BudgetConfig = BudgetConfig()
@@ -173,6 +188,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         update={
             "teacher": teacher.model_copy(update=update),
             "max_steps": config.max_steps if config.max_steps is not None else (60 if lab else 300),
-            "trl": {**(LAB_TRL if lab else HUB_TRL), **config.trl},
+            "trl": {**(LAB_TRL if lab else HUB_TRL), **(LAB_ALGORITHM if lab else HUB_ALGORITHM)[config.algorithm], **config.trl},
+            "ppo": config.ppo.model_copy(update={"critic_learning_rate": config.ppo.critic_learning_rate or (1e-3 if lab else 1e-5)}),
         }
     )

@@ -49,11 +49,11 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """What the run would ask and cost, before anything is sent."""
+    from teacher.algorithms import trl_config
     from teacher.estimate import estimate
     from teacher.evaluate import calls as evaluation_calls
-    from teacher.grpo import grpo_config
 
-    args = grpo_config(config, Path(os.devnull))
+    args = trl_config(config, Path(os.devnull))
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     warm = config.teacher.warm_start
     validations = -(-(config.max_steps or 0) // config.eval.every) + 1  # step 0, then every so often, then the last

@@ -1,4 +1,4 @@
-"""The run itself, phase by phase, each of which leaves something whole behind: warm start, GRPO, export, evaluation.
+"""The run itself, phase by phase, each of which leaves something whole behind: warm start, RL, export, evaluation.
 
 `teacher.train` is the command; this is what it calls once the settings stand.
 """
@@ -29,9 +29,9 @@ from student_clients import CountingStudent, make_student, sampling
 from student_clients.budget import ACCOUNT, NANO, BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
+from teacher.algorithms import build_trainer, lora_config, questions_a_batch, trl_config
 from teacher.config import TrainConfig
 from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
-from teacher.grpo import build_trainer, grpo_config, lora_config, questions_a_batch
 from teacher.policy import TransformersPolicy, end_ids, load_model, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.rewarder import Rewarder
@@ -170,7 +170,7 @@ def warm_start(parts: Parts) -> Path:
 
 
 def learn(parts: Parts, start: Path) -> Validator:
-    """GRPO from the warm start or the last whole checkpoint, to the last step or a stop signal."""
+    """RL from the warm start or the last whole checkpoint, to the last step or a stop signal."""
     from safetensors import SafetensorError
 
     config, run = parts.config, parts.run
@@ -206,7 +206,7 @@ def learn(parts: Parts, start: Path) -> Validator:
         for example in parts.train
     ]
     trainer = build_trainer(
-        config, run, model, tokenizer, rows=rows, reward=rewarder.score, on_step=on_step, on_validate=on_validate,
+        config, run, model, tokenizer, start=start, rows=rows, reward=rewarder.score, on_step=on_step, on_validate=on_validate,
         on_saved=validator.prune, stop=lambda: bool(parts.stop.number),
     )  # fmt: skip
     parts.stop.graceful = True
@@ -253,7 +253,7 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
     check_before(config)
-    needed = questions_a_batch(grpo_config(config, Path(os.devnull)))
+    needed = questions_a_batch(trl_config(config, Path(os.devnull)))
     if len(train_set) < needed:
         raise SettingError(f"task {config.task.name}: {len(train_set)} training questions are fewer than the {needed} of one step's batch")
     return train_set, validation_set

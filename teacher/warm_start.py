@@ -98,6 +98,7 @@ def fine_tune(
     args = SFTConfig(
         output_dir=str(work),
         learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
         lr_scheduler_type="linear",
         warmup_steps=5,
         num_train_epochs=config.epochs,

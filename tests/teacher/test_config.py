@@ -3,7 +3,7 @@
 import pytest
 
 from exchange.settings import SettingError, load, parse_flags
-from teacher.config import HUB_TRL, LAB_TRL, LAB_WARM_START, TrainConfig, resolve
+from teacher.config import HUB_ALGORITHM, HUB_TRL, LAB_ALGORITHM, LAB_TRL, LAB_WARM_START, TrainConfig, resolve
 
 
 def read(*flags, data=None):
@@ -13,14 +13,20 @@ def read(*flags, data=None):
 def test_no_config_is_the_lab_world():
     config = read()
     assert (config.task.name, config.student.model, config.teacher.preset) == ("lab_arithmetic", "lab:arithmetic/student", "lab")
-    assert config.trl == LAB_TRL and config.teacher.warm_start == LAB_WARM_START
+    assert config.trl == {**LAB_TRL, **LAB_ALGORITHM["grpo"]} and config.teacher.warm_start == LAB_WARM_START
 
 
 def test_a_hub_teacher_never_inherits_lab_values():
     config = read("--teacher.model=Qwen/Qwen2.5-0.5B-Instruct")
-    assert config.teacher.preset == "hub" and config.trl == HUB_TRL
+    assert config.teacher.preset == "hub" and config.trl == {**HUB_TRL, **HUB_ALGORITHM["grpo"]}
     assert config.trl["learning_rate"] == 1e-6 and config.trl["beta"] > 0 and config.trl["num_generations"] >= 8
     assert config.teacher.max_instruction_tokens == 128 and config.teacher.warm_start.questions > 0
+
+
+def test_each_algorithm_has_defaults_of_its_own():
+    assert read("--algorithm=rloo").trl == {**LAB_TRL, **LAB_ALGORITHM["rloo"]}
+    assert read("--algorithm=ppo").trl["num_generations"] == 2
+    assert read("--algorithm=ppo", "--trl.num_generations=4").trl["num_generations"] == 4
 
 
 def test_what_the_user_sets_wins_over_the_preset():
@@ -46,7 +52,7 @@ def test_resolving_twice_changes_nothing():
         ("--max_step=3", "max_step=3: no such setting; did you mean max_steps?"),
         ("--student.base_ur=x", "did you mean student.base_url?"),
         ("--max_steps=many", "max_steps='many': input should be a valid integer"),
-        ("--algorithm=grop", "algorithm='grop': input should be 'grpo'"),
+        ("--algorithm=grop", "algorithm='grop': input should be 'grpo', 'rloo' or 'ppo'"),
         ("--trl.max_steps=3", "trl.max_steps=3: set max_steps instead"),
         ("--trl.seed=3", "trl.seed=3: set seed instead"),
         ("--task.dial=2", "task.dial=2: input should be less than or equal to 1"),

@@ -128,11 +128,13 @@ LONGER = ["--max_steps=6", "--eval.every=2"]
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path):
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo"])
+def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path, algorithm):
     """kill -9 before the warm start, between checkpoints, in the middle of writing one and at a random step; the resumed run ends bit for
     bit the same."""
+    flags = [*LONGER, f"--algorithm={algorithm}"]
     whole = tmp_path / "whole"
-    subprocess.run(command(*LONGER), check=True, env=environment(whole), capture_output=True)
+    subprocess.run(command(*flags), check=True, env=environment(whole), capture_output=True)
     expected = final_weights(whole)
 
     broken = tmp_path / "broken"
@@ -156,13 +158,13 @@ def test_killed_anywhere_and_resumed_ends_in_the_same_teacher(tmp_path):
     ]
     for i, moment in enumerate(moments):
         process = subprocess.Popen(
-            command(*LONGER, *(["--resume"] if i else [])), env=environment(broken), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command(*flags, *(["--resume"] if i else [])), env=environment(broken), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert wait_for(moment, process), process.communicate()
         process.kill()
         process.communicate()
         assert not list(broken.glob("*/summary.json"))
-    subprocess.run(command(*LONGER, "--resume"), check=True, env=environment(broken), capture_output=True)
+    subprocess.run(command(*flags, "--resume"), check=True, env=environment(broken), capture_output=True)
     assert len(list(broken.iterdir())) == 1
     assert final_weights(broken) == expected
     run = RunDirectory(next(broken.iterdir()))

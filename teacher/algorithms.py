@@ -1,4 +1,4 @@
-"""GRPO through TRL's `GRPOTrainer`: what the run adds to it is whole checkpoints, validation and logs.
+"""GRPO and RLOO through TRL's trainers, PPO through ours (`teacher.ppo`): what a run adds is whole checkpoints, validation and logs.
 
 TRL owns generation, advantages and the loss. The student is asked by `teacher.rewarder`.
 """
@@ -12,19 +12,24 @@ from typing import Any
 
 from exchange.settings import SettingError
 from teacher.config import TrainConfig
+from teacher.ppo import ppo_trainer
 from teacher.run_directory import RunDirectory, mark_complete
 
 
-def grpo_config(config: TrainConfig, output_dir: Path) -> Any:
-    """TRL's config for a resolved run. Raises SettingError for a field TRL does not have or a combination it refuses."""
+def trl_config(config: TrainConfig, output_dir: Path) -> Any:
+    """TRL's config for a resolved run: `RLOOConfig` for rloo, `GRPOConfig` for the others.
+
+    Raises SettingError for a field it does not have or a combination it refuses.
+    """
     import difflib
     from typing import get_type_hints
 
     import torch
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from transformers.integrations import get_reporting_integration_callbacks
-    from trl import GRPOConfig
+    from trl import GRPOConfig, RLOOConfig
 
+    config_class = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
     on_gpu = torch.cuda.is_available()
     ours: dict[str, Any] = {
         "output_dir": str(output_dir),
@@ -42,18 +47,19 @@ def grpo_config(config: TrainConfig, output_dir: Path) -> Any:
         "bf16": on_gpu,
         "activation_checkpointing": False,
     }
-    fields = set(GRPOConfig.__dataclass_fields__)
+    fields = set(config_class.__dataclass_fields__)
     for name, value in config.trl.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            raise SettingError(f"trl.{name}: TRL's GRPOConfig has no such field" + (f"; did you mean trl.{near[0]}?" if near else ""))
+            hint = f"; did you mean trl.{near[0]}?" if near else ""
+            raise SettingError(f"trl.{name}: TRL's {config_class.__name__} has no such field{hint}")
         # TRL's own dataclass takes any type; a wrong one would surface steps later.
         try:
-            TypeAdapter(get_type_hints(GRPOConfig)[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+            TypeAdapter(get_type_hints(config_class)[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError as error:
             raise SettingError(f"trl.{name}={value!r}: {error.errors()[0]['msg'].lower()}") from None
     try:
-        args = GRPOConfig(**{**ours, **config.trl})
+        args = config_class(**{**ours, **config.trl})
     except (ValueError, TypeError) as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
     try:
@@ -89,6 +95,7 @@ def build_trainer(
     model: Any,
     tokenizer: Any,
     *,
+    start: Path,
     rows: list[dict[str, Any]],
     reward: Callable[..., Any],
     on_step: Callable[[int, dict[str, float]], None],
@@ -96,14 +103,15 @@ def build_trainer(
     on_saved: Callable[[int], None],
     stop: Callable[[], bool],
 ) -> Any:
-    """A `GRPOTrainer` whose checkpoints carry a marker once they are whole.
+    """The algorithm's trainer, whose checkpoints carry a marker once they are whole.
 
+    `start` is the folder of the weights that learning starts from, PPO's value model too.
     `on_step(step, metrics)` runs after each step, `on_validate(step, model)` before every regular checkpoint, `on_saved(step)` after it;
     once `stop()` is true the trainer writes a checkpoint at the next step that can be resumed exactly, and ends.
     """
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer, RLOOTrainer
 
     class Hooks(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -122,10 +130,13 @@ def build_trainer(
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
             on_saved(state.global_step)
 
-    args = grpo_config(config, run.checkpoints)
+    args = trl_config(config, run.checkpoints)
     period = args.steps_per_generation * args.num_iterations
+    trainer_class, extra = RLOOTrainer if config.algorithm == "rloo" else GRPOTrainer, {}
+    if config.algorithm == "ppo":
+        trainer_class, extra = ppo_trainer(), {"critic_model": str(start), "ppo": config.ppo}
     try:
-        trainer = GRPOTrainer(
+        trainer = trainer_class(
             model=model,
             reward_funcs=reward,
             args=args,
@@ -133,6 +144,7 @@ def build_trainer(
             processing_class=tokenizer,
             callbacks=[Hooks()],
             peft_config=lora_config(config),
+            **extra,
         )
     except ValueError as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None

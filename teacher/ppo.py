@@ -1,0 +1,159 @@
+"""PPO with a critic (Schulman et al. 2017, arXiv 1707.06347) inside TRL's GRPO loop.
+
+TRL has no PPO of its own since 1.13, but its clipped loss takes an advantage a token. `PPOTrainer` keeps everything of `GRPOTrainer` and
+replaces the group-relative advantage by generalised advantage estimation (GAE, Schulman et al. 2016, arXiv 1506.02438, eq. 16) under a
+value model, which learns from the same batch before the policy does. The value model starts from the teacher's weights with a head of
+zeros, lies in every checkpoint, and resumes with it.
+
+Private hooks of TRL that this stands on, each named by a test: `_calculate_rewards`, `_generate_and_score_completions`,
+`_save_checkpoint`, `_load_optimizer_and_scheduler`, `_metrics`, and the keys of the batch it passes on.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from exchange.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PPOConfig(Settings):
+    """The critic of `algorithm: ppo`; clip range, KL and epochs are TRL's own `trl.epsilon`, `trl.beta` and `trl.num_iterations`."""
+
+    critic_learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of the value model; None = the preset's (lab 1e-3, hub 1e-5: ten times the policy's, as in InstructGPT's 9e-6)."""
+    critic_epochs: int = Field(default=2, ge=1)
+    """Passes of the value model over each generated batch."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """GAE's λ: 1 = the whole return minus the value, 0 = one-step differences. 0.95: Schulman et al. 2017."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount a token. 1: the reward comes once, at the end of a short text."""
+
+
+def gae(rewards_B: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns (B, T) where the reward (B,) falls on each row's last token and the value after it is 0.
+
+    `values_BT[:, t]` is the value of the state before token t; `mask_BT` is 1 on tokens of the text, whose rows have no gaps. Both results
+    are 0 beyond it. δ_t = r_t + γ V_{t+1} - V_t, A_t = δ_t + γλ A_{t+1} (arXiv 1506.02438, eqs. 10, 16); returns are A_t + V_t.
+    """
+    import torch
+
+    advantages_BT = torch.zeros_like(values_BT)
+    following_B = torch.zeros_like(rewards_B)
+    next_value_B = torch.zeros_like(rewards_B)
+    after_B = torch.zeros_like(rewards_B)
+    for t in range(values_BT.shape[1] - 1, -1, -1):
+        here_B = mask_BT[:, t].to(values_BT.dtype)
+        last_B = here_B * (1 - after_B)
+        delta_B = last_B * rewards_B + gamma * next_value_B - values_BT[:, t]
+        following_B = here_B * (delta_B + gamma * lam * following_B)
+        advantages_BT[:, t] = following_B
+        next_value_B = here_B * values_BT[:, t]
+        after_B = here_B
+    return advantages_BT, (advantages_BT + values_BT) * mask_BT
+
+
+@cache
+def ppo_trainer() -> type[Any]:
+    """The trainer class; made on first use, since a command's `--help` must not load TRL."""
+    import torch
+    from transformers import AutoModelForTokenClassification
+    from transformers.utils import logging
+    from trl import GRPOTrainer
+
+    class PPOTrainer(GRPOTrainer):
+        """`critic_model` is a folder or Hub id of the architecture that the value model takes; `ppo` must name its learning rate."""
+
+        def __init__(self, *args: Any, critic_model: str, ppo: PPOConfig, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.ppo = ppo
+            level = logging.get_verbosity()
+            logging.set_verbosity_error()  # its report that the head is new
+            critic = AutoModelForTokenClassification.from_pretrained(critic_model, num_labels=1, dtype=torch.float32)
+            logging.set_verbosity(level)
+            head = critic.score if hasattr(critic, "score") else critic.classifier
+            torch.nn.init.zeros_(head.weight)
+            if head.bias is not None:
+                torch.nn.init.zeros_(head.bias)
+            self.critic = critic.to(self.accelerator.device).eval()  # no dropout: values and returns are of one function
+            self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=ppo.critic_learning_rate, weight_decay=0.0)
+
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+            self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            return self._rewards_per_func
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            batch = super()._generate_and_score_completions(inputs)
+            if not self.model.training:
+                return batch
+            rows = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+            scores = self._rewards_per_func[rows]
+            scorable_B = ~torch.isnan(scores).all(dim=1)
+            rewards_B = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
+            mask_BT = batch["completion_mask"] * scorable_B.unsqueeze(1)
+            with torch.no_grad():
+                values_BT = self._values(batch)
+            advantages_BT, returns_BT = gae(rewards_B, values_BT, mask_BT, gamma=self.ppo.gamma, lam=self.ppo.gae_lambda)
+            self._learn_values(batch, returns_BT, mask_BT)
+            # Whitened over all tokens of all processes, as PPO's implementations do.
+            total = self.accelerator.reduce(torch.stack([mask_BT.sum().float(), (advantages_BT * mask_BT).sum()]), reduction="sum")
+            mean = total[1] / total[0].clamp(min=1)
+            squares = self.accelerator.reduce(((advantages_BT - mean).square() * mask_BT).sum(), reduction="sum")
+            deviation = (squares / total[0].clamp(min=1)).sqrt()
+            batch["advantages"] = (advantages_BT - mean) / (deviation + 1e-4) * mask_BT
+            tokens = mask_BT.bool()
+            if tokens.sum() > 1:
+                unexplained = (returns_BT - values_BT)[tokens].var() / (returns_BT[tokens].var() + 1e-8)
+                self._metrics["train"]["critic/explained_variance"].append(1 - unexplained.item())
+            return batch
+
+        def _values(self, batch: Any) -> Tensor:
+            """(B, T) values of the states before each token of the completions."""
+            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+            mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+            width = batch["completion_ids"].shape[1]
+            size = self.args.per_device_train_batch_size
+            parts = [
+                self.critic(input_ids=ids[i : i + size], attention_mask=mask[i : i + size]).logits[:, -width - 1 : -1, 0]
+                for i in range(0, len(ids), size)
+            ]
+            return torch.cat(parts).float()
+
+        def _learn_values(self, batch: Any, returns_BT: Tensor, mask_BT: Tensor) -> None:
+            size = self.args.per_device_train_batch_size
+            keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+            for _ in range(self.ppo.critic_epochs):
+                for i in range(0, len(returns_BT), size):
+                    part = {key: batch[key][i : i + size] for key in keys}
+                    with torch.enable_grad():
+                        error_BT = (self._values(part) - returns_BT[i : i + size]).square() * mask_BT[i : i + size]
+                        loss = 0.5 * error_BT.sum() / mask_BT[i : i + size].sum().clamp(min=1)
+                    self.critic_optimizer.zero_grad()
+                    loss.backward()
+                    if self.accelerator.num_processes > 1:
+                        for parameter in self.critic.parameters():
+                            parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+                    torch.nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
+                    self.critic_optimizer.step()
+                    self._metrics["train"]["critic/loss"].append(loss.item())
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+                torch.save({"critic": self.critic.state_dict(), "optimizer": self.critic_optimizer.state_dict()}, folder / "critic.pt")
+
+        def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                state = torch.load(Path(checkpoint) / "critic.pt", map_location=self.accelerator.device, weights_only=True)
+                self.critic.load_state_dict(state["critic"])
+                self.critic_optimizer.load_state_dict(state["optimizer"])
+
+    return PPOTrainer
