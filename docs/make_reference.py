@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from exchange.settings import setting_docs  # noqa: E402
 from server.settings import ServerSettings  # noqa: E402
-from teacher.config import HUB_TRL, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
+from teacher.config import HUB_ALGORITHM, HUB_TRL, LAB_ALGORITHM, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
 from teacher.config import TeacherConfig as Teacher  # noqa: E402
 
 HEAD = """# Reference
@@ -76,6 +76,7 @@ instruction comes from: `teacher`, `cache`, `static`, `silence`, or `passthrough
 | `right_rate` | share of the step's answers that are right, of those that could be judged |
 | `silence_rate` | share of instructions that are empty |
 | `ill_formed_rate` | share that the format gate refused |
+| `repetition_rate` | mean share of three-word runs that an instruction says again |
 | `distinct_rate` | distinct texts over all instructions of the step; a fall to 1 / batch is collapse |
 | `failed_rate` | share of student calls that failed or could not be judged |
 
@@ -98,7 +99,13 @@ def presets() -> str:
     rows = [
         ("max_steps", str(lab.max_steps), str(hub.max_steps)),
         ("teacher.max_instruction_tokens", str(lab.teacher.max_instruction_tokens), str(hub.teacher.max_instruction_tokens)),
-        *((f"trl.{key}", str(LAB_TRL.get(key, "TRL's")), str(HUB_TRL.get(key, "TRL's"))) for key in sorted({*LAB_TRL, *HUB_TRL})),
+        *((f"trl.{key}", str(lab.trl.get(key, "TRL's")), str(hub.trl.get(key, "TRL's"))) for key in sorted({*lab.trl, *hub.trl})),
+        *(
+            (f"trl.{key} ({name})", str({**LAB_TRL, **LAB_ALGORITHM[name]}.get(key, "TRL's")), str({**HUB_TRL, **HUB_ALGORITHM[name]}[key]))
+            for name in ("rloo", "ppo")
+            for key in HUB_ALGORITHM[name]
+        ),
+        ("ppo.critic_learning_rate", str(lab.ppo.critic_learning_rate), str(hub.ppo.critic_learning_rate)),
         *(
             (f"teacher.warm_start.{key}", str(getattr(LAB_WARM_START, key)), str(getattr(WarmStartConfig(), key)))
             for key in WarmStartConfig.model_fields

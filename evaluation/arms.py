@@ -42,6 +42,8 @@ class EvalConfig(Settings):
     """Extra arms by name, beside raw, static, untrained, trained and, in the lab, oracle."""
     every: int = Field(default=25, ge=1)
     """Training steps between validations; also between checkpoints."""
+    patience: int | None = Field(default=4, ge=1)
+    """Validations in a row without a better one, after which learning ends; null = it goes to its last step. 4 times 25 steps."""
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
     """Error level of every interval."""
 

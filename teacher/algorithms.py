@@ -40,6 +40,7 @@ def trl_config(config: TrainConfig, output_dir: Path) -> Any:
         "save_steps": config.eval.every,
         "save_total_limit": 2,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "report_to": [name for name in config.run.report_to.split(",") if name != "none"],
         "remove_unused_columns": False,
         "disable_tqdm": True,
@@ -118,13 +119,14 @@ def build_trainer(
             if state.global_step % config.eval.every == 0 or state.global_step >= state.max_steps:
                 control.should_save = True
                 on_validate(state.global_step, kwargs["model"])
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            if "reward" not in logs:
+                return  # the totals at the end
+            on_step(state.global_step, logs)
             if stop() and (state.global_step * args.gradient_accumulation_steps) % period == 0:
                 control.should_save = True
                 control.should_training_stop = True
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if "reward" in logs:
-                on_step(state.global_step, logs)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -15,6 +15,7 @@ from exchange.settings import Settings
 from rewards.rubric import RewardConfig
 from student_clients import BudgetConfig, StudentConfig
 from tasks import TaskConfig
+from teacher.alarms import AlarmConfig
 from teacher.ppo import PPOConfig
 
 Algorithm = Literal["grpo", "rloo", "ppo"]
@@ -88,7 +89,7 @@ class WarmStartConfig(Settings):
     """AdamW's decoupled weight decay."""
 
 
-LAB_WARM_START = WarmStartConfig(questions=700, samples=24, epochs=8.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
+LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
 
 
 class LoraConfig(Settings):
@@ -145,6 +146,8 @@ class TrainConfig(Settings):
     """Seed of every random draw of the run."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Any field of TRL's GRPOConfig (RLOOConfig for rloo), laid over the preset's."""
+    alarms: AlarmConfig = AlarmConfig()
+    """What a run is watched for."""
     eval: EvalConfig = EvalConfig()
     """How the teacher is measured."""
     budget: BudgetConfig = BudgetConfig()

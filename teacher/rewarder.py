@@ -13,6 +13,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.episode import all_of, correct, run_episode
+from rewards.shape import repetition
 from teacher.policy import as_instruction
 
 
@@ -66,6 +67,7 @@ def training_rates(episodes: Sequence[Episode]) -> dict[str, float]:
         "right_rate": sum(grades) / len(grades) if grades else 0.0,
         "silence_rate": sum(not episode.instruction.text for episode in episodes) / total,
         "ill_formed_rate": sum("ill_formed" in score.parts for episode in episodes for score in episode.scores) / total,
+        "repetition_rate": sum(repetition(episode.instruction) for episode in episodes) / total,
         "distinct_rate": len({episode.instruction.text for episode in episodes}) / total,
         "failed_rate": 1 - len(grades) / total,
     }

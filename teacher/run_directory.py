@@ -4,6 +4,8 @@
         config.yaml      fully resolved, with git commit
         metrics.jsonl    a line a step
         episodes.jsonl   a line a training episode
+        alarms.jsonl     signs of collapse, where there were any
+        ended.json       why learning ended before its last step, where it did
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
         budget.sqlite3   what was spent, where the student costs money
@@ -135,13 +137,28 @@ class RunDirectory:
         steps = sorted((int(p.name.rpartition("-")[2]), p) for p in whole)
         return steps[-1] if steps else None
 
+    def last_step(self) -> int:
+        """The step of the newest whole checkpoint; 0 before the first."""
+        found = self.last_checkpoint()
+        return found[0] if found else 0
+
+    @property
+    def ended(self) -> str | None:
+        """Why learning ended before its last step; None where it did not."""
+        path = self.path / "ended.json"
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else None
+
+    def end(self, reason: str) -> None:
+        """Note that learning ended by itself, so that a resumed run does not begin it again."""
+        write_json(self.path / "ended.json", {"step": self.last_step(), "reason": reason})
+
     def drop_after(self, step: int) -> None:
         """Forget what a killed process left beyond `step`: torn checkpoints, later lines of the logs, later best teachers."""
         for folder in self.checkpoints.iterdir():
             torn = folder.is_dir() and not (folder / COMPLETE).exists()
             if torn or (folder.name.startswith("best-") and int(folder.name.rpartition("-")[2]) > step):
                 shutil.rmtree(folder)
-        for name in ("metrics.jsonl", "episodes.jsonl", "validation.jsonl"):
+        for name in ("metrics.jsonl", "episodes.jsonl", "validation.jsonl", "alarms.jsonl"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             if (self.path / name).exists():
                 temporary = self.path / (name + ".tmp")

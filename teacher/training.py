@@ -29,6 +29,7 @@ from student_clients import CountingStudent, make_student, sampling
 from student_clients.budget import ACCOUNT, NANO, BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
+from teacher.alarms import Alarms, diverged
 from teacher.algorithms import build_trainer, lora_config, questions_a_batch, trl_config
 from teacher.config import TrainConfig
 from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
@@ -187,7 +188,20 @@ def learn(parts: Parts, start: Path) -> Validator:
     done = checkpoint[0] if checkpoint else 0
     run.drop_after(done)
 
+    alarms = Alarms(config.alarms)
+
+    def lost(what: str) -> RunError:
+        return RunError(
+            f"{what}: the weights are lost; start anew with a lower trl.learning_rate, or go on from step {run.last_step()} with "
+            f"--resume={run.path}"
+        )
+
     def on_step(step: int, logs: dict[str, float]) -> None:
+        if name := diverged(logs):
+            raise lost(f"step {step}: {name} is {logs[name]}")
+        for line in alarms.step(logs):
+            parts.progress.say(f"step {step}: {line}")
+            run.append("alarms.jsonl", {"step": step, "alarm": line})
         run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
         right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
         distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
@@ -199,15 +213,19 @@ def learn(parts: Parts, start: Path) -> Validator:
 
     if not run.lines("validation.jsonl"):
         on_validate(0, model)
-    if done >= (config.max_steps or 0):
+    if done >= (config.max_steps or 0) or run.ended:
         return validator  # a Trainer that resumes at its last step would take one more
+
+    def learnt_enough() -> bool:
+        return config.eval.patience is not None and validator.without_gain() >= config.eval.patience
+
     rows = [
         {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
         for example in parts.train
     ]
     trainer = build_trainer(
         config, run, model, tokenizer, start=start, rows=rows, reward=rewarder.score, on_step=on_step, on_validate=on_validate,
-        on_saved=validator.prune, stop=lambda: bool(parts.stop.number),
+        on_saved=validator.prune, stop=lambda: bool(parts.stop.number) or alarms.no_signal or learnt_enough(),
     )  # fmt: skip
     parts.stop.graceful = True
     try:
@@ -217,7 +235,25 @@ def learn(parts: Parts, start: Path) -> Validator:
             f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {run.checkpoints}, "
             "delete it where it is damaged and go on from the one before"
         ) from None
+    except RuntimeError as error:
+        if "probability tensor contains" in str(error):
+            raise lost("no token can be sampled") from None
+        raise
     parts.stop.graceful = False
+    if parts.stop.number:
+        return validator
+    if alarms.no_signal:
+        right = run.lines("metrics.jsonl")[-1]["right_rate"]
+        if right < 0.99:
+            raise RunError(
+                f"in {config.alarms.no_signal} steps no group had rewards that differ ({right:.0%} right), so nothing could be learnt; a "
+                f"longer warm start, easier questions or another reward may change that. To go on all the same: --resume={run.path}"
+            )
+        run.end(f"all right for {config.alarms.no_signal} steps")
+    elif learnt_enough():
+        run.end(f"no better in {config.eval.patience} validations")
+    if run.ended:
+        parts.progress.say(f"step {run.last_step()} of {config.max_steps}: {run.ended}; learning ends here")
     return validator
 
 
@@ -276,6 +312,8 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "seed": config.seed,
         "steps": config.max_steps,
         "teacher_step": manifest["step"],
+        "ended": run.ended,
+        "alarms": run.lines("alarms.jsonl"),
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],

@@ -78,6 +78,11 @@ class Validator:
         kept = [(value, -step, path) for value, step, path in sorted(candidates, reverse=True) if (path / COMPLETE).exists()]
         return kept[0] if kept else None
 
+    def without_gain(self) -> int:
+        """Validations since the best value was reached."""
+        values = [line["value"] for line in self.run.lines("validation.jsonl")]
+        return len(values) - 1 - values.index(max(values)) if values else 0
+
     def prune(self, checkpoint_step: int) -> None:
         """Drop kept weights that no resume can need: all but the best up to the last whole checkpoint, and later ones."""
         best = self.best()
