@@ -1,7 +1,7 @@
-"""`python -m benchmarks.lab_runs [--jobs 2]`: the demo over seeds, students and dials, as a table.
+"""`python -m benchmarks.lab_runs [--jobs 2]`: the demo over seeds, students, dials and algorithms, as a table.
 
-Three seeds of the default run, of the second student and of the dial-0 world, each a `python -m teacher.train` of its own with one
-thread. Resumable: a run that stands in the results file is not repeated. Writes `benchmarks/results/lab_runs.json` and the table between
+Three seeds of the default run, of the second student, of the dial-0 world and of each other algorithm, each a `python -m teacher.train` of
+its own with one thread. Resumable: a run that stands in the results file is not repeated. Writes `benchmarks/results/lab_runs.json` and the table between
 the markers of `docs/results.md`.
 """
 
@@ -20,21 +20,34 @@ from teacher.run_directory import git_commit
 NAME = "lab_runs"
 DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 CELLS = [
-    {"student": student, "dial": dial, "seed": seed}
-    for student, dial in (("student", 1.0), ("student_b", 1.0), ("student", 0.0))
+    {"algorithm": algorithm, "student": student, "dial": dial, "seed": seed}
+    for algorithm, student, dial in (
+        ("grpo", "student", 1.0),
+        ("grpo", "student_b", 1.0),
+        ("grpo", "student", 0.0),
+        ("rloo", "student", 1.0),
+        ("ppo", "student", 1.0),
+    )
     for seed in (0, 1, 2)
 ]
 
 
 def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
     """Train and evaluate one cell in a process of its own."""
-    flags = [f"--student.model=lab:arithmetic/{cell['student']}", f"--task.dial={cell['dial']}", f"--seed={cell['seed']}"]
+    flags = [
+        f"--algorithm={cell['algorithm']}",
+        f"--student.model=lab:arithmetic/{cell['student']}",
+        f"--task.dial={cell['dial']}",
+        f"--seed={cell['seed']}",
+    ]
     summary, cpu_s = train(flags)
     arms, pair = summary["eval"]["arms"], summary["eval"]["vs_raw"]["trained"]
     return {
         **cell,
         **{name: arms[name]["mean"] for name in ("raw", "static", "untrained", "trained", "oracle")},
         "silence": arms["trained"]["silence_rate"],
+        "harm": pair["harm_rate"],
+        "teacher_step": summary["teacher_step"],
         "difference": [pair["difference"], pair["low"], pair["high"]],
         "verdict": summary["eval"]["verdict"],
         "calls": summary["student"]["calls"],
@@ -58,17 +71,17 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(runs: list[dict[str, Any]]) -> str:
     lines = [
-        "| student | dial | seed | raw | untrained | trained | oracle | trained / oracle | trained − raw (95 %) | verdict | silent |"
+        "| algorithm | student | dial | seed | raw | untrained | trained | oracle | trained / oracle | trained − raw (95 %) | verdict | harm | silent | best step |"
         " calls | seconds | CPU seconds | commit |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|" + "---|" * 18,
     ]
-    for run in sorted(runs, key=lambda r: (-r["dial"], r["student"], r["seed"])):
+    for run in sorted(runs, key=lambda r: (r["algorithm"], -r["dial"], r["student"], r["seed"])):
         difference, low, high = run["difference"]
         lines.append(
-            f"| {run['student']} | {run['dial']:g} | {run['seed']} | {run['raw']:.1%} | {run['untrained']:.1%} | {run['trained']:.1%} | "
+            f"| {run['algorithm']} | {run['student']} | {run['dial']:g} | {run['seed']} | {run['raw']:.1%} | {run['untrained']:.1%} | {run['trained']:.1%} | "
             f"{run['oracle']:.1%} | {run['trained'] / run['oracle']:.3f} | "
             f"{difference:+.1%} ({low:+.1%} .. {high:+.1%}) | {run['verdict']} | "
-            f"{run['silence']:.0%} | {run['calls']:,} | {run['wall_s']:.0f} | {run['cpu_s']:.0f} | {run['commit']} |"
+            f"{run['harm']:.1%} | {run['silence']:.0%} | {run['teacher_step']} | {run['calls']:,} | {run['wall_s']:.0f} | {run['cpu_s']:.0f} | {run['commit']} |"
         )
     return "\n".join(lines)
 
@@ -85,8 +98,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (times are comparable at 1 only)")
     args = parser.parse_args()
     runs = load_runs(NAME)
-    done = {(run["student"], run["dial"], run["seed"]) for run in runs}
-    todo = [cell for cell in CELLS if (cell["student"], cell["dial"], cell["seed"]) not in done]
+    todo = [cell for cell in CELLS if not any(cell.items() <= run.items() for run in runs)]
     with ThreadPoolExecutor(args.jobs) as pool:
         commit = git_commit()  # before the first result changes the tree
         for run in pool.map(lambda cell: run_cell(cell, commit), todo):
