@@ -70,19 +70,19 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    lines = [
-        "| algorithm | student | dial | seed | raw | untrained | trained | oracle | trained / oracle | trained − raw (95 %) | verdict | harm | silent | best step |"
-        " calls | seconds | CPU seconds | commit |",
-        "|" + "---|" * 18,
-    ]
+    heads = "algorithm|student|dial|seed|raw|untrained|trained|oracle|trained / oracle|trained − raw (95 %)|verdict|harm|silent|best step"
+    columns = [*heads.split("|"), "calls", "seconds", "CPU seconds", "commit"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for run in sorted(runs, key=lambda r: (r["algorithm"], -r["dial"], r["student"], r["seed"])):
         difference, low, high = run["difference"]
-        lines.append(
-            f"| {run['algorithm']} | {run['student']} | {run['dial']:g} | {run['seed']} | {run['raw']:.1%} | {run['untrained']:.1%} | {run['trained']:.1%} | "
-            f"{run['oracle']:.1%} | {run['trained'] / run['oracle']:.3f} | "
-            f"{difference:+.1%} ({low:+.1%} .. {high:+.1%}) | {run['verdict']} | "
-            f"{run['harm']:.1%} | {run['silence']:.0%} | {run['teacher_step']} | {run['calls']:,} | {run['wall_s']:.0f} | {run['cpu_s']:.0f} | {run['commit']} |"
-        )
+        cells = [
+            run["algorithm"], run["student"], f"{run['dial']:g}", str(run["seed"]),
+            *(f"{run[arm]:.1%}" for arm in ("raw", "untrained", "trained", "oracle")),
+            f"{run['trained'] / run['oracle']:.3f}", f"{difference:+.1%} ({low:+.1%} .. {high:+.1%})", run["verdict"],
+            f"{run['harm']:.1%}", f"{run['silence']:.0%}", str(run["teacher_step"]), f"{run['calls']:,}",
+            f"{run['wall_s']:.0f}", f"{run['cpu_s']:.0f}", str(run["commit"]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
