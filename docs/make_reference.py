@@ -76,13 +76,14 @@ instruction comes from: `teacher`, `cache`, `static`, `silence`, or `passthrough
 | `right_rate` | share of the step's answers that are right, of those that could be judged |
 | `silence_rate` | share of instructions that are empty |
 | `ill_formed_rate` | share that the format gate refused |
+| `help_rate`, `harm_rate` | share right with the instruction and wrong raw, and the reverse, where raw is asked (`reward.harm_penalty`) |
 | `repetition_rate` | mean share of three-word runs that an instruction says again |
 | `distinct_rate` | distinct texts over all instructions of the step; a fall to 1 / batch is collapse |
 | `failed_rate` | share of student calls that failed or could not be judged |
 
 The others are TRL's: `reward`, `reward_std`, `entropy`, `kl`, `clip_ratio/*`, `frac_reward_zero_std`, `completions/*`, `grad_norm`, `learning_rate`, `loss`, `step_time`.
 
-`validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`.
+`validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`, `help_rate`, `harm_rate`.
 """
 
 

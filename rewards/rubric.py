@@ -17,6 +17,8 @@ class RewardConfig(Settings):
 
     silence_bonus: float = Field(default=0.05, ge=0.0)
     """Added where the teacher kept silent and the answer is right: an instruction that is not needed costs tokens and risk."""
+    harm_penalty: float = Field(default=0.5, ge=0.0)
+    """Taken off where an instruction turns an answer wrong that is right without one; costs one raw call a question. 0 = not asked."""
     ill_formed_penalty: float = Field(default=0.2, ge=0.0)
     """The value of an ill-formed instruction is minus this, whatever the answer (the format gate)."""
     leakage_penalty: float = Field(default=0.0, ge=0.0)

@@ -6,19 +6,21 @@ run concurrently. A failed call pays None, which TRL leaves out of the group (ne
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
+from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
 from rewards.episode import all_of, correct, run_episode
 from rewards.shape import repetition
 from teacher.policy import as_instruction
 
 
 class Rewarder:
-    """Scores a step's instructions by asking the student."""
+    """Scores a step's instructions by asking the student, and charges harm where raw outcomes are given."""
 
     def __init__(
         self,
@@ -29,6 +31,8 @@ class Rewarder:
         student: StudentClient,
         params: SamplingParams,
         reward: Reward,
+        raw: RawOutcomes | None = None,
+        harm_penalty: float = 0.0,
         record: Callable[[int, list[Episode]], None],
     ) -> None:
         self.examples = {example.id: example for example in examples}
@@ -37,6 +41,8 @@ class Rewarder:
         self.student = student
         self.params = params
         self.reward = reward
+        self.raw = raw
+        self.harm_penalty = harm_penalty
         self.record = record
 
     async def score(
@@ -47,16 +53,27 @@ class Rewarder:
         Raises RunError, which ends the run at its last checkpoint, where every call of a step failed: going on would only burn calls.
         """
         instructions = [as_instruction(list(ids), self.tokenizer, self.ends) for ids in completion_ids]
-        episodes = await all_of(
-            run_episode(self.examples[name], instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
-            for name, instruction in zip(example_id, instructions, strict=True)
+        asked = [self.examples[name] for name in example_id]
+        answers = all_of(
+            run_episode(example, instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
+            for example, instruction in zip(asked, instructions, strict=True)
         )
+        # Where the budget ends one of the two, what the other has in flight is let finish.
+        done = await asyncio.gather(answers, self._raw_grades(asked), return_exceptions=True)
+        for outcome in done:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        raw = cast("dict[str, float | None]", done[1])
+        episodes = charge_harm(cast("list[Episode]", done[0]), raw, self.harm_penalty)
         if all(episode.error for episode in episodes):
             raise RunError(f"every student call of step {trainer_state.global_step + 1} failed ({episodes[0].error}); go on with --resume")
         self.record(trainer_state.global_step + 1, episodes)
-        for name, value in training_rates(episodes).items():
+        for name, value in {**training_rates(episodes), **help_and_harm(episodes, raw)}.items():
             log_metric(name, value)
         return [episode.scores[0].value if episode.scores else None for episode in episodes]
+
+    async def _raw_grades(self, asked: list[Example]) -> dict[str, float | None]:
+        return await self.raw(asked) if self.raw is not None else {}
 
 
 def training_rates(episodes: Sequence[Episode]) -> dict[str, float]:

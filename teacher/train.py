@@ -60,6 +60,9 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     calls = {
         "warm_start": warm.questions * (1 + warm.samples) if warm else 0,
         "training": (config.max_steps or 0) * batch // args.num_iterations,
+        "raw": (config.max_steps or 0) * batch // args.num_iterations // args.num_generations + config.task.validation_size
+        if config.reward.harm_penalty
+        else 0,
         "validation": validations * config.task.validation_size,
         "evaluation": evaluation_calls(config),
     }

@@ -23,6 +23,7 @@ from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example
 from exchange.settings import SettingError
+from rewards.baseline import RawOutcomes
 from rewards.rubric import Rubric
 from store import Store
 from student_clients import CountingStudent, make_student, sampling
@@ -176,13 +177,15 @@ def learn(parts: Parts, start: Path) -> Validator:
 
     config, run = parts.config, parts.run
     model, tokenizer = load_model(str(start))
+    price = config.reward.harm_penalty
+    raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward) if price else None
     validator = Validator(
         run, parts.validation, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-        student=parts.student, params=parts.params, reward=parts.reward,
+        student=parts.student, params=parts.params, reward=parts.reward, raw=raw, harm_penalty=price,
     )  # fmt: skip
     rewarder = Rewarder(
         parts.train, tokenizer, end_ids(model, tokenizer), student=parts.student, params=parts.params, reward=parts.reward,
-        record=parts.record,
+        raw=raw, harm_penalty=price, record=parts.record,
     )  # fmt: skip
     checkpoint = run.last_checkpoint()
     done = checkpoint[0] if checkpoint else 0

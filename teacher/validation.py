@@ -16,7 +16,8 @@ from typing import Any
 from evaluation.arms import run_arm
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Example
+from exchange.records import Episode, Example
+from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
 from rewards.episode import correct
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
@@ -37,6 +38,8 @@ class Validator:
         student: StudentClient,
         params: SamplingParams,
         reward: Reward,
+        raw: RawOutcomes | None = None,
+        harm_penalty: float = 0.0,
     ) -> None:
         self.run = run
         self.examples = examples
@@ -46,6 +49,8 @@ class Validator:
         self.student = student
         self.params = params
         self.reward = reward
+        self.raw = raw
+        self.harm_penalty = harm_penalty
 
     def __call__(self, step: int, model: Any) -> float:
         """Validate `model` at `step`, keep it where it is the best so far, return the mean value.
@@ -53,7 +58,7 @@ class Validator:
         Raises RunError where no validation question could be scored.
         """
         policy = TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
-        episodes = asyncio.run(run_arm("validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward))
+        episodes, raw = asyncio.run(self._episodes(policy))
         values = [e.scores[0].value for e in episodes if e.scores and e.scores[0].value is not None]
         if not values:
             reason = next((e.error for e in episodes if e.error), "no answer could be judged")
@@ -67,8 +72,15 @@ class Validator:
                 shutil.rmtree(folder)
             model.save_pretrained(folder)
             mark_complete(folder)
-        self.run.append("validation.jsonl", {"step": step, "value": value, "right": right, "n": len(values)})
+        self.run.append(
+            "validation.jsonl", {"step": step, "value": value, "right": right, "n": len(values), **help_and_harm(episodes, raw)}
+        )
         return right
+
+    async def _episodes(self, policy: TransformersPolicy) -> tuple[list[Episode], dict[str, float | None]]:
+        raw = await self.raw(self.examples) if self.raw is not None else {}
+        episodes = await run_arm("validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward)
+        return charge_harm(episodes, raw, self.harm_penalty), raw
 
     def best(self) -> tuple[float, int, Path] | None:
         """(value, step, folder) of the best validated step whose weights are kept; None before the first."""

@@ -8,6 +8,7 @@ import pytest
 from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Example
+from rewards.baseline import RawOutcomes
 from rewards.rubric import RewardConfig, Rubric
 from student_clients.errors import StudentServerError
 from student_clients.scripted import ScriptedStudent
@@ -55,6 +56,7 @@ def test_values_records_and_rates(tokenizer):
         "right_rate": pytest.approx(2 / 3),
         "silence_rate": 0.25,
         "ill_formed_rate": 0.25,
+        "repetition_rate": 0.0,
         "distinct_rate": 0.75,
         "failed_rate": 0.25,
     }
@@ -66,3 +68,28 @@ def test_a_step_without_a_single_answer_ends_the_run(tokenizer):
 
     with pytest.raises(RunError, match=r"every student call of step 5 failed \(StudentServerError: HTTP 500\); go on with --resume"):
         score(answer, tokenizer, ["Add the numbers.", ""], ["0", "1"])
+
+
+def test_harm_is_charged_against_the_raw_answer(tokenizer):
+    """Question 0 is right raw, and an instruction that makes it wrong pays for it; a step's raw answers are asked once."""
+    asked = []
+
+    def answer(messages):
+        asked.append(messages[-1].content)
+        return "#### 0" if messages[-1].content == "0?" else "#### 9"
+
+    student, params, reward = ScriptedStudent(answer), SamplingParams(), Rubric(RewardConfig())
+    metrics = {}
+    rewarder = Rewarder(
+        EXAMPLES, tokenizer, frozenset({tokenizer.eos_token_id}), student=student, params=params, reward=reward,
+        raw=RawOutcomes(student=student, params=params, reward=reward), harm_penalty=0.5, record=lambda *_: None,
+    )  # fmt: skip
+    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in ["Add the numbers.", "", "Add the numbers."]]
+    values = asyncio.run(
+        rewarder.score(
+            completion_ids=ids, example_id=["0", "0", "1"], trainer_state=SimpleNamespace(global_step=0), log_metric=metrics.__setitem__
+        )
+    )
+    assert values == [-0.5, 1.05, 0.0]
+    assert metrics["harm_rate"] == pytest.approx(1 / 3) and metrics["help_rate"] == 0.0
+    assert asked.count("0?") == 2 and asked.count("1?") == 1  # silence itself asks question 0 raw once more

@@ -49,12 +49,13 @@ def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsy
     arms = EvalSummary.model_validate(summary["eval"]).arms
     assert list(arms) == ["raw", "static", "untrained", "trained", "oracle"]
     assert all(arm.n == 24 and arm.failed == 0 for arm in arms.values())
-    # The warm start asks each of 6 questions raw and those it must up to 4 times more; then 3 validations of 12, 2 steps of 16 and 5 arms
-    # of 24. Equal requests in flight are asked once.
+    # The warm start asks each of 6 questions raw and those it must up to 4 times more; then 3 validations of 12, 2 steps of 16, each
+    # question of those once raw, and 5 arms of 24. Equal requests in flight are asked once.
     warm_start = [line for line in run.lines("episodes.jsonl") if line["step"] == 0]
     assert 6 <= len(warm_start) <= 6 + 6 * 4
+    trained_on = {line["example_id"] for line in run.lines("episodes.jsonl") if line["step"]}
     student = summary["student"]
-    assert student["calls"] + student["cache_hits"] == len(warm_start) + 3 * 12 + 2 * 16 + 5 * 24
+    assert student["calls"] + student["cache_hits"] == len(warm_start) + 3 * 12 + 2 * 16 + len(trained_on) + 12 + 5 * 24
     assert student["failures"] == 0 and student["completion_tokens"] > 0
     assert [line["step"] for line in run.lines("metrics.jsonl")] == [1, 2]
     assert [line["step"] for line in run.lines("validation.jsonl")] == [0, 1, 2]
@@ -68,7 +69,7 @@ def test_the_dry_run_counts_the_calls_and_asks_nothing(runs, capsys):
     assert main([*TINY, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     calls = json.loads(printed[printed.rindex('{\n "student_calls_at_most"') :])["student_calls_at_most"]
-    assert calls == {"warm_start": 30, "training": 32, "validation": 36, "evaluation": 120, "total": 218}
+    assert calls == {"warm_start": 30, "training": 32, "raw": 20, "validation": 36, "evaluation": 120, "total": 238}
     assert not runs.exists()
 
 
