@@ -89,7 +89,7 @@ class WarmStartConfig(Settings):
     """AdamW's decoupled weight decay."""
 
 
-LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
+LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=10.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
 
 
 class LoraConfig(Settings):
@@ -140,7 +140,7 @@ class TrainConfig(Settings):
     ppo: PPOConfig = PPOConfig()
     """PPO's value model; read by `algorithm: ppo` alone."""
     max_steps: int | None = Field(default=None, ge=0)
-    """Updates of the teacher; None = the preset's (lab 60, hub 300: query rewriters were seen to collapse at 270 to 300,
+    """Updates of the teacher; None = the preset's (lab 50, hub 300: query rewriters were seen to collapse at 270 to 300,
     ConvSearch-R1 #6)."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of every random draw of the run."""
@@ -190,7 +190,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return config.model_copy(
         update={
             "teacher": teacher.model_copy(update=update),
-            "max_steps": config.max_steps if config.max_steps is not None else (60 if lab else 300),
+            "max_steps": config.max_steps if config.max_steps is not None else (50 if lab else 300),
             "trl": {**(LAB_TRL if lab else HUB_TRL), **(LAB_ALGORITHM if lab else HUB_ALGORITHM)[config.algorithm], **config.trl},
             "ppo": config.ppo.model_copy(update={"critic_learning_rate": config.ppo.critic_learning_rate or (1e-3 if lab else 1e-5)}),
         }
