@@ -1,7 +1,7 @@
 """`python -m benchmarks.faulty_student [--jobs 1]`: what faults of the student's server do to training.
 
 The lab run over HTTP, clean and with 30 % of all requests failing (`lab.serve`), three seeds each, otherwise equal: the whole warm start
-and STEPS of the preset's 60 steps.
+and STEPS steps of RL.
 "Within noise" is TOST at ±5 points: the 90 % interval of the mean difference over the seeds lies inside. Resumable: a run that stands in
 `benchmarks/results/faulty_student.json` is not repeated.
 """

@@ -87,6 +87,8 @@ class WarmStartConfig(Settings):
     """Kept instructions a step."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""
+    file: str | None = None
+    """JSON lines {"query", "instruction"} to fine-tune on, beside what best-of-N finds (`questions: 0` for the file alone)."""
 
 
 LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=10.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
@@ -134,6 +136,8 @@ class TrainConfig(Settings):
     """Who instructs."""
     reward: RewardConfig = RewardConfig()
     """What an answer is worth."""
+    stage: Literal["all", "sft"] = "all"
+    """`sft`: the warm start alone, exported and measured; `all`: RL after it."""
     algorithm: Algorithm = "grpo"
     """How the teacher learns: grpo (Shao et al., arXiv 2402.03300), rloo (Ahmadian et al., arXiv 2402.14740), ppo (Schulman et al.,
     arXiv 1707.06347)."""
@@ -190,7 +194,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return config.model_copy(
         update={
             "teacher": teacher.model_copy(update=update),
-            "max_steps": config.max_steps if config.max_steps is not None else (50 if lab else 300),
+            "max_steps": 0 if config.stage == "sft" else config.max_steps if config.max_steps is not None else (50 if lab else 300),
             "trl": {**(LAB_TRL if lab else HUB_TRL), **(LAB_ALGORITHM if lab else HUB_ALGORITHM)[config.algorithm], **config.trl},
             "ppo": config.ppo.model_copy(update={"critic_learning_rate": config.ppo.critic_learning_rate or (1e-3 if lab else 1e-5)}),
         }

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.arms import print_table
 from exchange.command import RunError
 from exchange.protocols import SamplingParams
-from exchange.records import Episode, Example
+from exchange.records import Episode, Example, PublicExample
 from exchange.settings import SettingError
 from rewards.baseline import RawOutcomes
 from rewards.rubric import Rubric
@@ -39,7 +39,7 @@ from teacher.prompt import TeacherPrompt
 from teacher.rewarder import Rewarder
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
-from teacher.warm_start import best_of_n, fine_tune, keep_best
+from teacher.warm_start import best_of_n, fine_tune, keep_best, read_pairs
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
@@ -137,6 +137,12 @@ def warm_start(parts: Parts) -> Path:
     set_seed(config.seed)
     warm = config.teacher.warm_start
     model, tokenizer = load_model(config.teacher.model)
+    pairs: list[tuple[PublicExample, str]] = []
+    if warm is not None and warm.file is not None:
+        given = read_pairs(Path(warm.file))
+        for i, (query, text) in enumerate(given):
+            pairs.append((PublicExample(id=f"given-{i}", task=config.task.name, split="train", query=query), text))
+        parts.progress.say(f"warm start: {len(pairs)} instructions from {warm.file}")
     if warm is not None and warm.questions:
         policy = TransformersPolicy(
             model, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1, temperature=1.0
@@ -149,20 +155,21 @@ def warm_start(parts: Parts) -> Path:
             )
         )  # fmt: skip
         kept = keep_best(episodes, random.Random(config.seed))
-        by_id = {example.id: example for example in asked}
+        by_id = {example.id: example.public() for example in asked}
+        pairs += [(by_id[name], text) for name, text in kept]
+        solved = len({name for name, _ in kept})
+        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(kept)} instructions kept")
+    if warm is not None and pairs:
         rows = [
             {
-                "prompt": [message.model_dump() for message in parts.prompt.messages(by_id[name].public())],
+                "prompt": [message.model_dump() for message in parts.prompt.messages(example)],
                 "completion": [{"role": "assistant", "content": text}],
             }
-            for name, text in kept
+            for example, text in pairs
         ]
-        solved = len({name for name, _ in kept})
-        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
-        if rows:
-            work = run.path / "warm_start_work"
-            model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
-            shutil.rmtree(work, ignore_errors=True)
+        work = run.path / "warm_start_work"
+        model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
+        shutil.rmtree(work, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(folder)
     model.save_pretrained(folder)
@@ -292,6 +299,8 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
     check_before(config)
+    if config.teacher.warm_start is not None and config.teacher.warm_start.file is not None:
+        read_pairs(Path(config.teacher.warm_start.file))
     needed = questions_a_batch(trl_config(config, Path(os.devnull)))
     if len(train_set) < needed:
         raise SettingError(f"task {config.task.name}: {len(train_set)} training questions are fewer than the {needed} of one step's batch")

@@ -8,6 +8,7 @@ right, at most N each.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction
+from exchange.settings import SettingError
 from rewards.episode import all_of, correct, run_episode
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
@@ -79,6 +81,28 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
         best = [text for text in texts if texts[text] == max(texts.values())]
         kept += [(example_id, text) for text in rng.sample(best, min(KEPT, len(best)))]
     return kept
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """(query, instruction) lines of a JSON-lines file; an empty instruction is silence. Raises SettingError naming file and line."""
+    if not path.is_file():
+        raise SettingError(f"teacher.warm_start.file={str(path)!r}: no such file")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise SettingError(f"{path}:{number}: not JSON") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("query", "instruction")):
+            raise SettingError(f'{path}:{number}: expected {{"query": "...", "instruction": "..."}}')
+        if not row["query"].strip():
+            raise SettingError(f"{path}:{number}: the query is empty")
+        pairs.append((row["query"], row["instruction"]))
+    if not pairs:
+        raise SettingError(f"{path}: holds no line {{query, instruction}}")
+    return pairs
 
 
 def fine_tune(

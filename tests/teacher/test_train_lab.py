@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.arms import EvalSummary
+from tasks.lab_arithmetic import load
 from teacher.locate import find_teacher
 from teacher.run_directory import RunDirectory
 from teacher.train import main
@@ -63,6 +64,21 @@ def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsy
     assert find_teacher() == run.teacher
     table = capsys.readouterr().out
     assert "trained" in table and "verdict:" in table
+
+
+def test_the_stage_sft_is_the_warm_start_alone_also_from_a_file(runs, tmp_path, capsys):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"query": example.query, "instruction": example.oracle} for example in load("train", limit=40)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--stage=sft", "--teacher.warm_start.questions=0", f"--teacher.warm_start.file={pairs}"]
+    assert main([*TINY, *flags]) == 0
+    run = RunDirectory(next(runs.iterdir()))
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["steps"] == summary["teacher_step"] == 0 and not run.lines("metrics.jsonl")
+    student = summary["student"]
+    assert student["calls"] + student["cache_hits"] == 2 * 12 + 5 * 24, "the file costs no call"
+    assert "warm start: 40 instructions from" in capsys.readouterr().err
+    assert main([*TINY, "--stage=sft", "--teacher.warm_start.file=nowhere.jsonl"]) == 2
 
 
 def test_the_dry_run_counts_the_calls_and_asks_nothing(runs, capsys):
