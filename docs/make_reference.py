@@ -26,6 +26,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | command | does |
 |---|---|
 | `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and what the run would cost: calls, tokens, dollars, hours under the rate limits, memory; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one, whose budget, pacing, timeout, cache and extra arms may then be given anew |
+| `python -m teacher.probe [CONFIG.yaml] [--samples N] [--a.b=value ...]` | before spending: how far instructions move the student, the gain within reach with its interval, and whether to train, for at most a twentieth of the run's calls; `probe.json` in a run directory; `--dry-run` |
 | `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json and takes only `eval`, `budget`, `student.pacing`, `student.timeout_s` and `student.cache`; no argument = the teacher the server would take; `--dry-run` as above |
 | `python -m rewards.grade --task T [--strict] FILE.jsonl` | grades lines `{"gold", "output"}` (`-` = stdin): the same lines with `"correct"` and `"extracted"`, totals on stderr |
 | `python -m evaluation.analyze LOG.jsonl [--control A] [--alpha 0.05] [--planned-n N] [--weights arm=w,...] [--lower-is-better M,...] [--json]` | analyses an online A/B test from its log of exposures and outcomes |

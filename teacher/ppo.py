@@ -59,30 +59,90 @@ def gae(rewards_B: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, 
     return advantages_BT, (advantages_BT + values_BT) * mask_BT
 
 
+class Critic:
+    """A value for the state before each token of a completion, and what it learns from."""
+
+    def __init__(self, model: str, config: PPOConfig, accelerator: Any, *, batch_size: int) -> None:
+        """`model` is a folder or Hub id of the weights it starts from; its head is new, and zero."""
+        import torch
+        from transformers import AutoModelForTokenClassification
+        from transformers.utils import logging
+
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()  # its report that the head is new
+        network = AutoModelForTokenClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+        logging.set_verbosity(level)
+        head = network.score if hasattr(network, "score") else network.classifier
+        torch.nn.init.zeros_(head.weight)
+        if head.bias is not None:
+            torch.nn.init.zeros_(head.bias)
+        self.model = network.to(accelerator.device).eval()  # no dropout: values and returns are of one function
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.critic_learning_rate, weight_decay=0.0)
+        self.config = config
+        self.accelerator = accelerator
+        self.batch_size = batch_size
+
+    def values(self, batch: Any) -> Tensor:
+        """(B, T) values of a batch of TRL's."""
+        import torch
+
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        width = batch["completion_ids"].shape[1]
+        parts = [
+            self.model(input_ids=ids[i : i + self.batch_size], attention_mask=mask[i : i + self.batch_size]).logits[:, -width - 1 : -1, 0]
+            for i in range(0, len(ids), self.batch_size)
+        ]
+        return torch.cat(parts).float()
+
+    def learn(self, batch: Any, returns_BT: Tensor, mask_BT: Tensor) -> float:
+        """Fit the values to the returns, `critic_epochs` times; the mean loss."""
+        import torch
+
+        keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        losses: list[float] = []
+        for _ in range(self.config.critic_epochs):
+            for i in range(0, len(returns_BT), self.batch_size):
+                rows = slice(i, i + self.batch_size)
+                with torch.enable_grad():
+                    error_BT = (self.values({key: batch[key][rows] for key in keys}) - returns_BT[rows]).square() * mask_BT[rows]
+                    loss = 0.5 * error_BT.sum() / mask_BT[rows].sum().clamp(min=1)
+                self.optimizer.zero_grad()
+                loss.backward()
+                if self.accelerator.num_processes > 1:
+                    for parameter in self.model.parameters():
+                        parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                self.optimizer.step()
+                losses.append(loss.item())
+        return sum(losses) / len(losses)
+
+    def save(self, path: Path) -> None:
+        import torch
+
+        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, path)
+
+    def load(self, path: Path) -> None:
+        import torch
+
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
 @cache
 def ppo_trainer() -> type[Any]:
     """The trainer class; made on first use, since a command's `--help` must not load TRL."""
     import torch
-    from transformers import AutoModelForTokenClassification
-    from transformers.utils import logging
     from trl import GRPOTrainer
 
     class PPOTrainer(GRPOTrainer):
-        """`critic_model` is a folder or Hub id of the architecture that the value model takes; `ppo` must name its learning rate."""
+        """`critic_model` is where the value model starts; `ppo` must name its learning rate."""
 
         def __init__(self, *args: Any, critic_model: str, ppo: PPOConfig, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.ppo = ppo
-            level = logging.get_verbosity()
-            logging.set_verbosity_error()  # its report that the head is new
-            critic = AutoModelForTokenClassification.from_pretrained(critic_model, num_labels=1, dtype=torch.float32)
-            logging.set_verbosity(level)
-            head = critic.score if hasattr(critic, "score") else critic.classifier
-            torch.nn.init.zeros_(head.weight)
-            if head.bias is not None:
-                torch.nn.init.zeros_(head.bias)
-            self.critic = critic.to(self.accelerator.device).eval()  # no dropout: values and returns are of one function
-            self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=ppo.critic_learning_rate, weight_decay=0.0)
+            self.critic = Critic(critic_model, ppo, self.accelerator, batch_size=self.args.per_device_train_batch_size)
 
         def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
             self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -98,62 +158,28 @@ def ppo_trainer() -> type[Any]:
             rewards_B = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
             mask_BT = batch["completion_mask"] * scorable_B.unsqueeze(1)
             with torch.no_grad():
-                values_BT = self._values(batch)
+                values_BT = self.critic.values(batch)
             advantages_BT, returns_BT = gae(rewards_B, values_BT, mask_BT, gamma=self.ppo.gamma, lam=self.ppo.gae_lambda)
-            self._learn_values(batch, returns_BT, mask_BT)
+            self._metrics["train"]["critic/loss"].append(self.critic.learn(batch, returns_BT, mask_BT))
             # Whitened over all tokens of all processes, as PPO's implementations do.
             total = self.accelerator.reduce(torch.stack([mask_BT.sum().float(), (advantages_BT * mask_BT).sum()]), reduction="sum")
             mean = total[1] / total[0].clamp(min=1)
             squares = self.accelerator.reduce(((advantages_BT - mean).square() * mask_BT).sum(), reduction="sum")
-            deviation = (squares / total[0].clamp(min=1)).sqrt()
-            batch["advantages"] = (advantages_BT - mean) / (deviation + 1e-4) * mask_BT
+            batch["advantages"] = (advantages_BT - mean) / ((squares / total[0].clamp(min=1)).sqrt() + 1e-4) * mask_BT
             tokens = mask_BT.bool()
             if tokens.sum() > 1:
                 unexplained = (returns_BT - values_BT)[tokens].var() / (returns_BT[tokens].var() + 1e-8)
                 self._metrics["train"]["critic/explained_variance"].append(1 - unexplained.item())
             return batch
 
-        def _values(self, batch: Any) -> Tensor:
-            """(B, T) values of the states before each token of the completions."""
-            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-            mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-            width = batch["completion_ids"].shape[1]
-            size = self.args.per_device_train_batch_size
-            parts = [
-                self.critic(input_ids=ids[i : i + size], attention_mask=mask[i : i + size]).logits[:, -width - 1 : -1, 0]
-                for i in range(0, len(ids), size)
-            ]
-            return torch.cat(parts).float()
-
-        def _learn_values(self, batch: Any, returns_BT: Tensor, mask_BT: Tensor) -> None:
-            size = self.args.per_device_train_batch_size
-            keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            for _ in range(self.ppo.critic_epochs):
-                for i in range(0, len(returns_BT), size):
-                    part = {key: batch[key][i : i + size] for key in keys}
-                    with torch.enable_grad():
-                        error_BT = (self._values(part) - returns_BT[i : i + size]).square() * mask_BT[i : i + size]
-                        loss = 0.5 * error_BT.sum() / mask_BT[i : i + size].sum().clamp(min=1)
-                    self.critic_optimizer.zero_grad()
-                    loss.backward()
-                    if self.accelerator.num_processes > 1:
-                        for parameter in self.critic.parameters():
-                            parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-                    torch.nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
-                    self.critic_optimizer.step()
-                    self._metrics["train"]["critic/loss"].append(loss.item())
-
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
-                folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-                torch.save({"critic": self.critic.state_dict(), "optimizer": self.critic_optimizer.state_dict()}, folder / "critic.pt")
+                self.critic.save(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}" / "critic.pt")
 
         def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None:
-                state = torch.load(Path(checkpoint) / "critic.pt", map_location=self.accelerator.device, weights_only=True)
-                self.critic.load_state_dict(state["critic"])
-                self.critic_optimizer.load_state_dict(state["optimizer"])
+                self.critic.load(Path(checkpoint) / "critic.pt")
 
     return PPOTrainer

@@ -6,123 +6,38 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import shutil
 import sys
-import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.arms import print_table
 from exchange.command import RunError
-from exchange.protocols import SamplingParams
-from exchange.records import Episode, Example, PublicExample
+from exchange.records import Example, PublicExample
 from exchange.settings import SettingError
-from rewards.baseline import RawOutcomes
 from rewards.rubric import Rubric
 from store import Store
-from student_clients import CountingStudent, make_student, sampling
-from student_clients.budget import ACCOUNT, NANO, BudgetExhausted
+from student_clients import make_student, sampling
+from student_clients.budget import BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
-from teacher.alarms import Alarms, diverged
-from teacher.algorithms import build_trainer, lora_config, questions_a_batch, trl_config
+from teacher.algorithms import lora_config, questions_a_batch, trl_config
 from teacher.config import TrainConfig
 from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
-from teacher.policy import TransformersPolicy, end_ids, load_model, save_teacher
-from teacher.prompt import TeacherPrompt
-from teacher.rewarder import Rewarder
+from teacher.learning import Learning
+from teacher.ledger import Ledger
+from teacher.parts import Parts, Progress
+from teacher.policy import TransformersPolicy, load_model, save_teacher
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
 from teacher.warm_start import best_of_n, fine_tune, keep_best, read_pairs
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
-
-
-class Progress:
-    """A bar on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self.total = total
-        self.console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("training", total=total)
-
-    def say(self, text: str) -> None:
-        self.bar.console.print(text, highlight=False)
-
-    def step(self, number: int, text: str) -> None:
-        self.bar.update(self.task, completed=number, description=text)
-        if not self.console.is_terminal and (number % 10 == 0 or number == self.total):
-            self.say(f"step {number}/{self.total}: {text}")
-
-
-class Ledger:
-    """The student's counts and the wall time over all processes of a run, kept on disk as the run goes."""
-
-    def __init__(self, run: RunDirectory, student: CountingStudent) -> None:
-        self.path = run.path / "ledger.json"
-        self.student = student
-        self.started = time.monotonic()
-        self.before: dict[str, Any] = {}
-        self.wall_before_s = 0.0
-        if self.path.exists():
-            before = json.loads(self.path.read_text(encoding="utf-8"))
-            self.before, self.wall_before_s = before["student"], before["wall_s"]
-
-    def counts(self) -> dict[str, Any]:
-        return {key: self.before.get(key, 0) + value for key, value in self.student.stats.as_dict().items()}
-
-    def wall_s(self) -> float:
-        return round(self.wall_before_s + time.monotonic() - self.started, 1)
-
-    def save(self) -> None:
-        write_json(self.path, {"student": self.counts(), "wall_s": self.wall_s()})
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What every phase of a run works with."""
-
-    config: TrainConfig
-    run: RunDirectory
-    train: list[Example]
-    validation: list[Example]
-    prompt: TeacherPrompt
-    student: CountingStudent
-    params: SamplingParams
-    reward: Rubric
-    ledger: Ledger
-    progress: Progress
-    stop: StopSignal
-
-    def booked(self) -> dict[str, float]:
-        """What the run's account says it cost; a process that was killed took its own count with it. Empty where nothing is booked."""
-        if not (self.run.path / "budget.sqlite3").exists():
-            return {}
-        totals = asyncio.run(self.run.account().totals(ACCOUNT))
-        held = totals.get("held", 0) / NANO
-        limit = f" of {self.config.budget.usd:g}" if self.config.budget.usd is not None else ""
-        self.progress.say(
-            f"budget: {totals.get('spent', 0) / NANO:.4f}{limit} dollars spent, {held:.4f} held for requests of unknown outcome"
-        )
-        return {"cost_usd": totals.get("spent", 0) / NANO}
-
-    def record(self, step: int, episodes: list[Episode]) -> None:
-        """Log paid episodes and what they cost."""
-        self.run.append("episodes.jsonl", *({"step": step, **episode.model_dump(mode="json")} for episode in episodes))
-        self.ledger.save()
 
 
 def warm_start(parts: Parts) -> Path:
@@ -178,95 +93,6 @@ def warm_start(parts: Parts) -> Path:
     return folder
 
 
-def learn(parts: Parts, start: Path) -> Validator:
-    """RL from the warm start or the last whole checkpoint, to the last step or a stop signal."""
-    from safetensors import SafetensorError
-
-    config, run = parts.config, parts.run
-    model, tokenizer = load_model(str(start))
-    price = config.reward.harm_penalty
-    raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward) if price else None
-    validator = Validator(
-        run, parts.validation, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-        student=parts.student, params=parts.params, reward=parts.reward, raw=raw, harm_penalty=price,
-    )  # fmt: skip
-    rewarder = Rewarder(
-        parts.train, tokenizer, end_ids(model, tokenizer), student=parts.student, params=parts.params, reward=parts.reward,
-        raw=raw, harm_penalty=price, record=parts.record,
-    )  # fmt: skip
-    checkpoint = run.last_checkpoint()
-    done = checkpoint[0] if checkpoint else 0
-    run.drop_after(done)
-
-    alarms = Alarms(config.alarms)
-
-    def lost(what: str) -> RunError:
-        return RunError(
-            f"{what}: the weights are lost; start anew with a lower trl.learning_rate, or go on from step {run.last_step()} with "
-            f"--resume={run.path}"
-        )
-
-    def on_step(step: int, logs: dict[str, float]) -> None:
-        if name := diverged(logs):
-            raise lost(f"step {step}: {name} is {logs[name]}")
-        for line in alarms.step(logs):
-            parts.progress.say(f"step {step}: {line}")
-            run.append("alarms.jsonl", {"step": step, "alarm": line})
-        run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
-        right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
-        distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
-        parts.progress.step(step, f"right {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
-
-    def on_validate(step: int, trained: Any) -> None:
-        parts.progress.say(f"step {step}: validation {validator(step, trained):.1%}")
-        parts.ledger.save()
-
-    if not run.lines("validation.jsonl"):
-        on_validate(0, model)
-    if done >= (config.max_steps or 0) or run.ended:
-        return validator  # a Trainer that resumes at its last step would take one more
-
-    def learnt_enough() -> bool:
-        return config.eval.patience is not None and validator.without_gain() >= config.eval.patience
-
-    rows = [
-        {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
-        for example in parts.train
-    ]
-    trainer = build_trainer(
-        config, run, model, tokenizer, start=start, rows=rows, reward=rewarder.score, on_step=on_step, on_validate=on_validate,
-        on_saved=validator.prune, stop=lambda: bool(parts.stop.number) or alarms.no_signal or learnt_enough(),
-    )  # fmt: skip
-    parts.stop.graceful = True
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
-    except (ValueError, SafetensorError) as error:
-        raise RunError(
-            f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {run.checkpoints}, "
-            "delete it where it is damaged and go on from the one before"
-        ) from None
-    except RuntimeError as error:
-        if "probability tensor contains" in str(error):
-            raise lost("no token can be sampled") from None
-        raise
-    parts.stop.graceful = False
-    if parts.stop.number:
-        return validator
-    if alarms.no_signal:
-        right = run.lines("metrics.jsonl")[-1]["right_rate"]
-        if right < 0.99:
-            raise RunError(
-                f"in {config.alarms.no_signal} steps no group had rewards that differ ({right:.0%} right), so nothing could be learnt; a "
-                f"longer warm start, easier questions or another reward may change that. To go on all the same: --resume={run.path}"
-            )
-        run.end(f"all right for {config.alarms.no_signal} steps")
-    elif learnt_enough():
-        run.end(f"no better in {config.eval.patience} validations")
-    if run.ended:
-        parts.progress.say(f"step {run.last_step()} of {config.max_steps}: {run.ended}; learning ends here")
-    return validator
-
-
 def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Validator, student_name: str) -> dict[str, Any]:
     """Write the best validated weights as the run's teacher."""
     best = validator.best()
@@ -312,7 +138,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     config, run = parts.config, parts.run
     with parts.progress.bar:
         start = warm_start(parts)
-        validator = learn(parts, start)
+        validator = Learning(parts, start)()
     if parts.stop.number:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None

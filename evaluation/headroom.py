@@ -1,0 +1,133 @@
+"""What sampled instructions say about a teacher that is not trained yet: how far they move the student, and what could be learnt from it.
+
+Each question was answered raw and under N sampled instructions. Two estimates of the gain over raw, neither of which trains anything:
+
+    reachable    the share of questions that some instruction of this teacher answers, found or not: counts of hits per question follow
+                 a zero-inflated beta-binomial distribution, and the questions of its zero part are out of reach. What perfect choice
+                 would win.
+    learnable    choose for each question among its own samples and silence by what worked on *similar* pairs of other questions (a
+                 kernel average, ten folds), and count what that choice really earned. What a simple learner wins already: a lower bound.
+
+A student that changes its answer at random under any text has much to reach and nothing to learn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from exchange.records import Record
+
+FOLDS = 10
+RESAMPLES = 200
+SHARPNESS = 4
+"""Power of the cosine similarities in the kernel: texts of one kind weigh much more than loosely related ones."""
+
+Floats = NDArray[np.float64]
+
+
+class Estimate(Record):
+    """A value with its bootstrap interval over questions."""
+
+    value: float
+    low: float
+    high: float
+
+
+def zero_part(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) -> float:
+    """The share of questions that no instruction hits: π of the mixture π δ0 + (1 - π) BetaBinomial(n, a, b), by maximum likelihood.
+
+    0 where every count is positive; 1 where all are 0.
+    """
+    k, n = np.asarray(hits, dtype=float), np.asarray(trials, dtype=float)
+    if not k.any():
+        return 1.0
+    if k.all():
+        return 0.0
+    choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+
+    def loss(theta: Floats) -> float:
+        share, a, b = special.expit(theta[0]), np.exp(theta[1]), np.exp(theta[2])
+        log_hit = np.log1p(-share) + choose + special.betaln(k + a, n - k + b) - special.betaln(a, b)
+        log_p = np.where(k == 0, np.logaddexp(np.log(share), log_hit), log_hit)
+        # A weak prior keeps a + b finite where all questions are alike.
+        return float(-log_p.sum() + 0.005 * (theta**2).sum())
+
+    starts = [np.array([z, 0.5, 2.0]) for z in (-3.0, 1.0)]
+    fits = [optimize.minimize(loss, start, method="L-BFGS-B", bounds=[(-9, 9), (-4, 6), (-4, 6)]) for start in starts]
+    return float(special.expit(min(fits, key=lambda fit: fit.fun).x[0]))
+
+
+def _bootstrap(values: Floats, statistic: Callable[[Floats], float], *, alpha: float, seed: int) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    draws = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(RESAMPLES)]
+    return float(np.quantile(draws, alpha / 2)), float(np.quantile(draws, 1 - alpha / 2))
+
+
+def reachable(raw: Sequence[float], hits: Sequence[int], trials: Sequence[int], *, alpha: float = 0.05, seed: int = 0) -> Estimate:
+    """Gain over raw if each question got the best instruction that this teacher can write.
+
+    `raw` are grades in [0, 1]; a question that is right raw needs none. `hits` of `trials` sampled instructions were right.
+    """
+    data = np.column_stack([raw, hits, trials]).astype(float)
+
+    def gain(rows: Floats) -> float:
+        wrong = rows[rows[:, 0] < 0.5]
+        return len(wrong) / len(rows) * (1 - zero_part(wrong[:, 1], wrong[:, 2])) if len(wrong) else 0.0
+
+    low, high = _bootstrap(data, gain, alpha=alpha, seed=seed)
+    return Estimate(value=gain(data), low=low, high=high)
+
+
+def _tfidf(texts: Sequence[str]) -> Floats:
+    """Rows of unit length: TF-IDF over words; a text without words is a row of zeros."""
+    words = [re.findall(r"\w+", text.casefold()) for text in texts]
+    column = {word: i for i, word in enumerate(sorted({word for row in words for word in row}))}
+    counts = np.zeros((len(texts), max(1, len(column))))
+    for i, row in enumerate(words):
+        for word in row:
+            counts[i, column[word]] += 1
+    weight = np.log((1 + len(texts)) / (1 + (counts > 0).sum(axis=0)))
+    rows = np.log1p(counts) * weight
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float64)
+
+
+def learnable(
+    queries: Sequence[str], raw: Sequence[float], instructions: Sequence[Sequence[str]], grades: Sequence[Sequence[float | None]],
+    *, alpha: float = 0.05, seed: int = 0,
+) -> Estimate:  # fmt: skip
+    """Gain over raw of choosing by similar pairs of other questions; `instructions[q][i]` earned `grades[q][i]` (None: not scored)."""
+    questions = len(queries)
+    owner = np.array([q for q in range(questions) for text, g in zip(instructions[q], grades[q], strict=True) if g is not None], dtype=int)
+    texts = [text for q in range(questions) for text, g in zip(instructions[q], grades[q], strict=True) if g is not None]
+    earned = np.array([g for row in grades for g in row if g is not None], dtype=float)
+    before = np.asarray(raw, dtype=float)
+    fold = np.random.default_rng(seed).permutation(questions) % FOLDS
+    rows_q = _tfidf(queries)
+    near_q = np.maximum(rows_q @ rows_q.T, 0) ** SHARPNESS
+    rows_i = _tfidf(texts) if texts else np.zeros((0, 1))
+    near_i = np.maximum(rows_i @ rows_i.T, 0) ** SHARPNESS
+    gains = np.zeros(questions)
+    for q in range(questions):
+        others = fold != fold[q]
+        known = others[owner]
+        if not known.any():
+            continue
+        weight_q = near_q[q] * others + 1e-9 * others
+        silent = float((weight_q * before).sum() / weight_q.sum())
+        prior = float(earned[known].mean())
+        mine = np.flatnonzero(owner == q)
+        best, best_value = None, silent
+        for i in mine:
+            weight = near_i[i] * weight_q[owner] * known
+            # Shrunk to the mean by one pseudo-observation: a lone lucky neighbour is no evidence.
+            value = (weight @ earned + prior) / (weight.sum() + 1)
+            if value > best_value:
+                best, best_value = i, value
+        gains[q] = earned[best] - before[q] if best is not None else 0.0
+    low, high = _bootstrap(gains, lambda rows: float(rows.mean()), alpha=alpha, seed=seed)
+    return Estimate(value=float(gains.mean()), low=low, high=high)

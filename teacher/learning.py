@@ -1,0 +1,129 @@
+"""The phase of a run that is RL: from the warm start, or the last whole checkpoint, to the last step or whatever ends it before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exchange.command import RunError
+from rewards.baseline import RawOutcomes
+from teacher.alarms import Alarms, diverged
+from teacher.algorithms import build_trainer
+from teacher.parts import Parts
+from teacher.policy import end_ids, load_model
+from teacher.rewarder import Rewarder
+from teacher.validation import Validator
+
+
+class Learning:
+    """One process's part of it. `start` is the folder of the weights that it begins from."""
+
+    def __init__(self, parts: Parts, start: Path) -> None:
+        config = parts.config
+        self.parts = parts
+        self.start = start
+        self.model, self.tokenizer = load_model(str(start))
+        self.alarms = Alarms(config.alarms)
+        price = config.reward.harm_penalty
+        raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward) if price else None
+        self.validator = Validator(
+            parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
+            student=parts.student, params=parts.params, reward=parts.reward, raw=raw, harm_penalty=price,
+        )  # fmt: skip
+        self.rewarder = Rewarder(
+            parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
+            reward=parts.reward, raw=raw, harm_penalty=price, record=parts.record,
+        )  # fmt: skip
+
+    def __call__(self) -> Validator:
+        """Learn, and return what validated it. A signal ends it with a checkpoint.
+
+        Raises RunError where it cannot go on; the last checkpoint stands then.
+        """
+        parts, run = self.parts, self.parts.run
+        checkpoint = run.last_checkpoint()
+        done = checkpoint[0] if checkpoint else 0
+        run.drop_after(done)
+        if not run.lines("validation.jsonl"):
+            self._on_validate(0, self.model)
+        if done >= (parts.config.max_steps or 0) or run.ended:
+            return self.validator  # a Trainer that resumes at its last step would take one more
+        rows = [
+            {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
+            for example in parts.train
+        ]
+        trainer = build_trainer(
+            parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score, on_step=self._on_step,
+            on_validate=self._on_validate, on_saved=self.validator.prune, stop=lambda: bool(parts.stop.number) or self._at_an_end(),
+        )  # fmt: skip
+        parts.stop.graceful = True
+        with self._errors_in_words():
+            trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+        parts.stop.graceful = False
+        if not parts.stop.number:
+            self._note_the_end()
+        return self.validator
+
+    def _on_step(self, step: int, logs: dict[str, float]) -> None:
+        parts = self.parts
+        if name := diverged(logs):
+            raise self._lost(f"step {step}: {name} is {logs[name]}")
+        for line in self.alarms.step(logs):
+            parts.progress.say(f"step {step}: {line}")
+            parts.run.append("alarms.jsonl", {"step": step, "alarm": line})
+        parts.run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
+        right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
+        distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
+        parts.progress.step(step, f"right {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
+
+    def _on_validate(self, step: int, trained: Any) -> None:
+        self.parts.progress.say(f"step {step}: validation {self.validator(step, trained):.1%}")
+        self.parts.ledger.save()
+
+    def _no_better(self) -> bool:
+        patience = self.parts.config.eval.patience
+        return patience is not None and self.validator.without_gain() >= patience
+
+    def _at_an_end(self) -> bool:
+        return self.alarms.no_signal or self._no_better()
+
+    def _note_the_end(self) -> None:
+        """Write down why learning ended before its last step, where it did; a run in which nothing could be learnt is an error."""
+        config, run = self.parts.config, self.parts.run
+        if self.alarms.no_signal:
+            right = run.lines("metrics.jsonl")[-1]["right_rate"]
+            if right < 0.99:
+                raise RunError(
+                    f"in {config.alarms.no_signal} steps no group had rewards that differ ({right:.0%} right), so nothing could be learnt; "
+                    f"a longer warm start, easier questions or another reward may change that. To go on all the same: --resume={run.path}"
+                )
+            run.end(f"all right for {config.alarms.no_signal} steps")
+        elif self._no_better():
+            run.end(f"no better in {config.eval.patience} validations")
+        if run.ended:
+            self.parts.progress.say(f"step {run.last_step()} of {config.max_steps}: {run.ended}; learning ends here")
+
+    def _lost(self, what: str) -> RunError:
+        run = self.parts.run
+        return RunError(
+            f"{what}: the weights are lost; start anew with a lower trl.learning_rate, or go on from step {run.last_step()} with "
+            f"--resume={run.path}"
+        )
+
+    @contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (ValueError, SafetensorError) as error:
+            raise RunError(
+                f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {self.parts.run.checkpoints}, "
+                "delete it where it is damaged and go on from the one before"
+            ) from None
+        except RuntimeError as error:
+            if "probability tensor contains" in str(error):
+                raise self._lost("no token can be sampled") from None
+            raise

@@ -1,0 +1,55 @@
+"""The probe on the lab world: where there is much to teach, where there is nothing, and what it costs."""
+
+import json
+
+import pytest
+
+from evaluation.headroom import Estimate
+from teacher.probe import main, verdict
+from tests.teacher.test_train_lab import TINY
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WST_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("WST_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "runs"
+
+
+def found(runs):
+    return json.loads(next(runs.glob("*/probe.json")).read_text())
+
+
+def test_on_the_lab_there_is_much_to_learn(runs, capsys):
+    assert main(["--samples=4"]) == 0
+    probe = found(runs)
+    assert (probe["questions"], probe["samples"], probe["calls"], probe["failed"]) == (96, 4, 96 * 5, 0)
+    assert probe["predicted_gain"]["low"] > 0.1 and probe["verdict"].startswith("train")
+    assert probe["best_of_n"] - probe["untrained"] == pytest.approx(probe["headroom"])
+    assert probe["raw"]["low"] < probe["raw"]["mean"] < probe["raw"]["high"]
+    printed = capsys.readouterr().out
+    assert "predicted gain over raw" in printed and "train: " in printed
+    assert sum(line.lstrip().startswith(("right ", "wrong ")) and "->" in line for line in printed.splitlines()) == 10
+
+
+def test_on_the_dial_0_world_there_is_nothing(runs, capsys):
+    assert main(["--samples=2", "--task.dial=0"]) == 0
+    assert found(runs)["verdict"].startswith("do not train")
+    assert found(runs)["predicted_gain"]["high"] < 0.02
+
+
+def test_it_asks_a_twentieth_of_the_run_and_no_more(runs, capsys):
+    assert main(["--dry-run"]) == 0
+    assert capsys.readouterr().out.strip() == "96 questions, 864 calls at most"
+    assert main([*TINY, "--samples=8"]) == 2
+    assert "a probe asks at most 5% of the run's 238 calls, which is 1 questions" in capsys.readouterr().err
+    assert main(["--samples=1"]) == 2
+    assert not runs.exists()
+
+
+def test_the_verdict_says_what_to_do():
+    nothing, much, maybe = (Estimate(value=v, low=low, high=high) for v, low, high in [(0, 0, 0.01), (0.4, 0.3, 0.5), (0.1, 0.0, 0.2)])
+    assert verdict(nothing, nothing, 0.0).startswith("do not train:")
+    assert verdict(much, much, 0.6).startswith("do not train yet: most instructions state an answer")
+    assert verdict(maybe, nothing, 0.0).startswith("unclear")
+    assert verdict(much, maybe, 0.0).startswith("train") and verdict(much, much, 0.0).startswith("train")
