@@ -49,8 +49,8 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """What the run would ask and cost, before anything is sent."""
+    from teacher.arms import calls as evaluation_calls
     from teacher.estimate import estimate
-    from teacher.evaluate import calls as evaluation_calls
     from teacher.grpo import grpo_config
 
     args = grpo_config(config, Path(os.devnull))

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.arms import print_table
 from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example
@@ -29,8 +28,9 @@ from student_clients import CountingStudent, make_student, sampling
 from student_clients.budget import ACCOUNT, NANO, BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
+from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
+from teacher.evaluate import cannot_start, check_before, evaluate, publish
 from teacher.grpo import build_trainer, grpo_config, lora_config, questions_a_batch
 from teacher.policy import TransformersPolicy, end_ids, load_model, save_teacher
 from teacher.prompt import TeacherPrompt
@@ -269,7 +269,8 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
     manifest = export(config, run, start, validator, parts.student.name)
-    summary, _ = asyncio.run(evaluate(config, run.teacher, parts.student))
+    found = asyncio.run(evaluate(config, run.teacher, parts.student, account=run.account))
+    summary = publish(found, config, run.teacher, run.path)
     result = {
         "task": config.task.name,
         "algorithm": config.algorithm,
@@ -283,7 +284,6 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "eval": summary.model_dump(mode="json"),
     }
     write_json(run.path / "summary.json", result)
-    print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
     validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
     print(
         f"best teacher: step {manifest['step']} of {config.max_steps}; right on validation after the warm start {validated[0]:.1%}, "

@@ -5,13 +5,14 @@ import json
 import pytest
 
 from exchange.settings import SettingError, load, parse_flags
+from teacher.arms import extra_policy
 from teacher.config import TrainConfig, resolve
-from teacher.evaluate import extra_arm, main
+from teacher.evaluate import main
 from teacher.policy import load_model, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory
 
-FLAGS = ["--eval.n=12"]
+FLAGS = ["--eval.n=12", "--eval.include=[]"]
 
 
 @pytest.fixture
@@ -74,14 +75,14 @@ def test_the_dry_run_asks_nothing(run, capsys):
 def test_extra_arms_are_texts_files_runs_and_models(run, tmp_path, capsys):
     (tmp_path / "cot.txt").write_text("Think step by step.\n")
     arms = [
-        "--eval.arms.static:cot.text=Think.",
+        "--eval.arms.static:mine.text=Think.",
         f"--eval.arms.static:file.file={tmp_path / 'cot.txt'}",
         f"--eval.arms.blind.run={run.path}",
         "--eval.arms.model:base.model=lab:arithmetic/teacher",
     ]
     assert main([str(run.path), *FLAGS, *arms]) == 0
     names = list(json.loads((run.path / "summary.json").read_text())["eval"]["arms"])
-    assert names == ["raw", "static", "untrained", "static:cot", "static:file", "blind", "model:base", "trained", "oracle"]
+    assert names == ["raw", "static", "untrained", "static:mine", "static:file", "model:base", "blind", "trained", "oracle"]
 
 
 @pytest.mark.parametrize(
@@ -114,4 +115,4 @@ def test_what_is_no_run_and_a_student_that_is_not_there(run, tmp_path, capsys, f
 def test_an_empty_arm_is_refused():
     config = load(TrainConfig, {}, parse_flags(["--eval.arms.x.text="]))
     with pytest.raises(SettingError, match="given: none"):
-        extra_arm(resolve(config), "x", config.eval.arms["x"])
+        extra_policy(resolve(config), "x", config.eval.arms["x"])
