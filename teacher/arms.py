@@ -152,9 +152,10 @@ def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     return ["raw", *again, "static", *cot, *searched, "untrained", *taught, *extra, *blind, *sft, *trained, *oracle]
 
 
-def calls(config: TrainConfig, teacher: Path | None = None) -> int:
-    """Student calls of an evaluation at most. A run that is still to be trained counts with its trained arm and its warm start."""
-    names = set(planned(config, teacher))
+def calls(config: TrainConfig, teacher: Path | None = None, arms: Sequence[str] = ()) -> int:
+    """Student calls of an evaluation at most: of the named arms, else of all that apply. A run that is still to be trained counts with its
+    trained arm and its warm start."""
+    names = set(arms or planned(config, teacher))
     if teacher is None:
         names |= {"trained"} | ({"sft"} if config.teacher.warm_start is not None and config.teacher.warm_start.questions else set())
     searched = (config.eval.search_calls or training_calls(teacher) or 0) * len(names & {"best_static", "router"})

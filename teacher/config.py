@@ -74,6 +74,8 @@ class WarmStartConfig(Settings):
     """Fine-tuning rate; 1e-5 is usual for full fine-tuning of small language models."""
     batch_size: int = Field(default=16, ge=1)
     """Kept instructions a step."""
+    file: str | None = None
+    """JSON lines {"question", "instruction"} to learn from as well, e.g. what `teacher.collect` kept of a service's log."""
 
 
 LAB_WARM_START = WarmStartConfig(questions=1500, samples=24, epochs=6.0, learning_rate=2e-3, batch_size=32)

@@ -55,12 +55,15 @@ async def evaluate(
     *,
     account: Callable[[], Store] | None = None,
     examples: list[Example] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Run every arm on the test questions, or the given ones. Raises RunError where an arm has not one scored answer: a table would show
-    it as zero."""
+    """Run every arm that applies, or the named ones, on the test questions, or the given ones.
+
+    Raises RunError where an arm has not one scored answer: a table would show it as zero.
+    """
     examples = examples or TASKS[config.task.name].load(config.task, "test", config.eval.n)
     shop = Workshop(config, teacher, examples, student, Rubric(config.reward), account)
-    names = planned(config, teacher)
+    names = names or planned(config, teacher)
     about: dict[str, str] = {}
     instructing: dict[str, tuple[float, float]] = {}
     try:
@@ -167,6 +170,19 @@ def body(argv: list[str] | None) -> int:
         cost = estimate(config, {"evaluation": calls(config, teacher)}, trains=False)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(cost, indent=1))
         return 0
+    return carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
+
+
+def carry_out(
+    config: TrainConfig,
+    teacher: Path | None,
+    run: RunDirectory | None,
+    *,
+    title: str,
+    examples: list[Example] | None = None,
+    names: Sequence[str] | None = None,
+) -> int:
+    """Ask the student, print the table, write reports and summary.json: into the run's directory, else a new one. `title` may hold {n}."""
     started = time.monotonic()
 
     def directory() -> RunDirectory:
@@ -183,12 +199,12 @@ def body(argv: list[str] | None) -> int:
         except StudentError as error:
             raise cannot_start(error) from None
         try:
-            return await evaluate(config, teacher, student, account=lambda: directory().account())
+            return await evaluate(config, teacher, student, account=lambda: directory().account(), examples=examples, names=names)
         finally:
             await student.aclose()
 
     found = asyncio.run(measure())
-    summary = publish(found, config, teacher, directory().path)
+    summary = publish(found, config, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
     print(f"teacher: {teacher}")
     path = directory().path / "summary.json"
     head: dict[str, Any] = {

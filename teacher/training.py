@@ -37,7 +37,7 @@ from teacher.prompt import TeacherPrompt
 from teacher.rewarder import Rewarder
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
-from teacher.warm_start import best_of_n, fine_tune, keep_best
+from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
@@ -135,6 +135,7 @@ def warm_start(parts: Parts) -> Path:
     set_seed(config.seed)
     warm = config.teacher.warm_start
     model, tokenizer = load_model(config.teacher.model)
+    rows: list[dict[str, Any]] = []
     if warm is not None and warm.questions:
         policy = TransformersPolicy(
             model, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1, temperature=1.0
@@ -157,10 +158,12 @@ def warm_start(parts: Parts) -> Path:
         ]
         solved = len({name for name, _ in kept})
         parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
-        if rows:
-            work = run.path / "warm_start_work"
-            model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
-            shutil.rmtree(work, ignore_errors=True)
+    if warm is not None and warm.file is not None:
+        rows += logged_rows(warm.file, parts.prompt)
+    if warm is not None and rows:
+        work = run.path / "warm_start_work"
+        model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
+        shutil.rmtree(work, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(folder)
     model.save_pretrained(folder)
@@ -253,6 +256,8 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
     check_before(config)
+    if config.teacher.warm_start is not None and config.teacher.warm_start.file is not None:
+        logged_rows(config.teacher.warm_start.file, teacher_prompt(config))
     needed = questions_a_batch(grpo_config(config, Path(os.devnull)))
     if len(train_set) < needed:
         raise SettingError(f"task {config.task.name}: {len(train_set)} training questions are fewer than the {needed} of one step's batch")

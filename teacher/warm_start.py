@@ -14,12 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Episode, Example, Instruction
+from exchange.records import Episode, Example, Instruction, PublicExample
+from exchange.settings import SettingError
 from rewards.episode import all_of, correct, run_episode
+from tasks.source import read_lines, text_of
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
+from teacher.prompt import TeacherPrompt
 
 WAVE = 4
 """Instructions a question and wave: small enough to stop early, large enough that a slow student is kept busy."""
@@ -79,6 +84,31 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
         best = [text for text in texts if texts[text] == max(texts.values())]
         kept += [(example_id, text) for text in rng.sample(best, min(KEPT, len(best)))]
     return kept
+
+
+def logged_rows(file: str, prompt: TeacherPrompt) -> list[dict[str, Any]]:
+    """Rows for `fine_tune` from JSON lines {"question", "instruction", "history"?}; an empty instruction is silence.
+
+    Raises SettingError naming file and line.
+    """
+    rows = []
+    for number, line in read_lines(Path(file)):
+        where = f"teacher.warm_start.file={file}:{number}"
+        if not isinstance(line.get("instruction"), str):
+            raise SettingError(f"{where}: field 'instruction' is missing or not text")
+        try:
+            example = PublicExample(
+                id=str(number), task="logged", split="train", query=text_of(line, "question", where), history=line.get("history") or ()
+            )
+        except ValidationError:
+            raise SettingError(f"{where}: field 'history' is no list of messages") from None
+        rows.append(
+            {
+                "prompt": [message.model_dump() for message in prompt.messages(example)],
+                "completion": [{"role": "assistant", "content": line["instruction"]}],
+            }
+        )
+    return rows
 
 
 def fine_tune(
