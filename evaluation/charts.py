@@ -81,11 +81,11 @@ def frontier(points: Sequence[tuple[str, float, float, float, float]], on_it: Se
         kind = "dot best" if name in on_it else "dot"
         parts.append(line(x, up.at(low), x, up.at(high), "whisker"))
         parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="4" class="{kind}"><title>{escape(name)}</title></circle>')
-        side = 7.0
-        while any(abs(x + side - a) < 12 and abs(y - b) < 11 for a, b in taken):
-            side += 13.0
-        taken.append((x + side, y))
-        parts.append(text(x + side, y - 5, str(number), kind="mark"))
+        spots = [(x + dx, y + dy) for dx in (6, -16, 20, -30, 34, -44, 48, -58) for dy in (-5, 14) if 46 <= x + dx <= WIDTH - 16]
+        free = [spot for spot in spots if all(abs(spot[0] - a) >= 15 or abs(spot[1] - b) >= 12 for a, b in taken)]
+        spot = (free or spots)[0]
+        taken.append(spot)
+        parts.append(text(*spot, str(number), kind="mark"))
     return svg(290, "Cost against share right, by arm", parts)
 
 

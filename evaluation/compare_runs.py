@@ -31,6 +31,7 @@ class Measured:
     path: str
     task: str
     student: str
+    """Its model, and its temperature where it samples."""
     teacher: str
     """First 8 digits of the teacher's sum; `-` without one."""
     seed: int
@@ -55,11 +56,12 @@ def read_run(path: Path) -> Measured:
     scores: dict[str, dict[tuple[str, str], float | None]] = {}
     for _, row in read_lines(path / "evaluation.jsonl"):
         scores.setdefault(str(row["arm"]), {})[str(row["id"]), str(row["query"])] = row["score"]
+    student = config.get("student") or {}
     alike = {key: config.get(key) for key in ("task", "student", "teacher", "reward", "algorithm", "max_steps", "trl")}
     return Measured(
         path=str(path),
         task=str(held.get("task")),
-        student=str((config.get("student") or {}).get("model")),
+        student=f"{student.get('model')} at {student['temperature']:g}" if student.get("temperature") else str(student.get("model")),
         teacher=str(held.get("teacher_sha256") or "-")[:8],
         seed=int(config.get("seed") or 0),
         settings=json.dumps(alike, sort_keys=True, default=str),

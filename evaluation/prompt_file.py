@@ -54,9 +54,15 @@ def _instructions(data: Any) -> Iterator[str]:
     if data and all(isinstance(value, str) for value in data.values()):
         yield from data.values()
         return
+    yield from _signatures(data)
+
+
+def _signatures(data: dict[str, Any]) -> Iterator[str]:
+    """The instructions of every predictor of a DSPy program."""
     signature = data.get("signature")
     if isinstance(signature, dict) and isinstance(signature.get("instructions"), str):
         yield signature["instructions"]
         return
     for value in data.values():
-        yield from _instructions(value)
+        if isinstance(value, dict):
+            yield from _signatures(value)

@@ -213,7 +213,7 @@ def html(title: str, facts: Facts, summary: EvalSummary, questions: Sequence[Map
 
 def markdown(title: str, facts: Facts, summary: EvalSummary) -> str:
     """The tables as Markdown, for an issue or a wiki."""
-    lines = [f"# {title}", "", headline(summary), ""]
+    lines = [f"# {plain(title)}", "", headline(summary), ""]
     lines.append(
         f"Task {facts.task}, student {facts.student}, teacher {facts.teacher or 'none'}, seed {facts.seed}, commit {facts.commit}."
     )
