@@ -123,9 +123,12 @@ def use_of(
 
 
 def frontier_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of (cost, share right) that no other point beats in one and reaches in the other; cheapest first."""
+    """Names of (cost, share right) that no other point beats in one and reaches in the other; cheapest first.
+
+    Of equals the trained arm stands there.
+    """
     best, kept = -1.0, []
-    for name, (_, right) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+    for name, (_, right) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1], item[0] != "trained")):
         if right > best:
             kept.append(name)
             best = right
@@ -302,4 +305,4 @@ def print_table(summary: EvalSummary, *, title: str) -> None:
         uses,
     )
     for line in notes(summary):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

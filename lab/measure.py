@@ -109,7 +109,9 @@ def trained(world: str, *, blind: bool) -> tuple[float, Path]:
     from teacher.train import StopSignal, read_config
     from teacher.training import train
 
-    config = read_config(None, [f"--student.model=lab:{world}/student", f"--teacher.blind={str(blind).lower()}", "--eval.n=1000"])
+    config = read_config(
+        None, [f"--student.model=lab:{world}/student", f"--teacher.blind={str(blind).lower()}", "--eval.n=1000", "--eval.include=[]"]
+    )
     with StopSignal() as stop:
         summary = train(config, None, stop)
     if summary is None:

@@ -92,6 +92,8 @@ def extra_policy(config: TrainConfig, name: str, arm: ArmConfig) -> InstructionP
 
 def check_arms(config: TrainConfig) -> None:
     """Raise SettingError for whatever the configured arms would stumble over; models are loaded when their turn comes."""
+    if config.eval.samples > 1 and config.student.temperature == 0 and not config.student.reasoning_effort:
+        raise SettingError(f"eval.samples={config.eval.samples}: a greedy student gives the same answer each time; set student.temperature")
     for name, arm in config.eval.arms.items():
         if arm.model is None or arm.text is not None or arm.file is not None or arm.run is not None:
             extra_policy(config, name, arm)

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.arms import Arm, ArmConfig, FixedPolicy, OraclePolicy, run_arm
+from evaluation.arms import Arm, ArmConfig, FixedPolicy, OraclePolicy
 from evaluation.prompt_file import read_prompt
 from evaluation.router import fit_router
 from evaluation.static_search import Outcomes, best_text, routed_texts
 from evaluation.table import use_of
 from exchange.protocols import InstructionPolicy, Reward, SamplingParams
-from exchange.records import Episode, Example
+from exchange.records import Episode, Example, Instruction
 from exchange.settings import SettingError
-from rewards.episode import correct
+from rewards.episode import all_of, correct, run_episode
 from store import Store
 from student_clients import CountingStudent, make_student, sampling
 from student_clients.budget import Price, price_of
@@ -174,14 +174,15 @@ class Workshop:
         return self.config.eval.search_calls or training_calls(self.teacher) or 4000
 
     async def _ask(self, texts: Sequence[str], examples: Sequence[Example]) -> Outcomes:
-        """(texts, examples) grades on training questions."""
-        rows = []
-        for text in texts:
-            episodes = await run_arm(
-                "search", FixedPolicy(text), examples, student=self.student, params=self.params, reward=self.reward
-            )  # fmt: skip
-            rows.append([grade if (grade := correct(episode)) is not None else np.nan for episode in episodes])
-        return np.array(rows, dtype=float).reshape(len(texts), len(examples))
+        """(texts, examples) grades on training questions; all are asked at once, the client bounds the concurrency."""
+        episodes = await all_of(
+            run_episode(example, Instruction(text=text, source="static" if text else "silence"), arm="search", student=self.student,
+                        params=self.params, reward=self.reward)
+            for text in texts
+            for example in examples
+        )  # fmt: skip
+        grades = [grade if (grade := correct(episode)) is not None else np.nan for episode in episodes]
+        return np.array(grades, dtype=float).reshape(len(texts), len(examples))
 
     def _spent(self, taken: int) -> str:
         own = training_calls(self.teacher)

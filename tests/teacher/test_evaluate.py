@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from evaluation.arms import ArmConfig
 from exchange.settings import SettingError, load, parse_flags
-from teacher.arms import extra_policy
+from teacher.arms import arm_student, extra_policy
 from teacher.config import TrainConfig, resolve
 from teacher.evaluate import main
 from teacher.policy import load_model, save_teacher
@@ -205,6 +206,7 @@ def test_the_warm_start_alone_is_an_arm_where_the_run_has_one(run):
     ("flags", "message"),
     [
         (["--eval.include=[rooter]"], "eval.include"),
+        (["--eval.samples=2"], "eval.samples=2: a greedy student gives the same answer each time"),
         (["--eval.arms.x.student.modell=a"], "eval.arms.x.student.modell='a': no such setting; did you mean model?"),
         (["--eval.arms.x.student={base_url: nowhere, model: m}"], "eval.arms.x.student.base_url='nowhere': a URL begins with"),
         (["--eval.arms.x.student={base_url: https://api.example.com/v1, model: m}"], "no price is known for 'm'"),
@@ -215,3 +217,12 @@ def test_bad_settings_of_arms_are_one_clear_line(run, capsys, flags, message):
     assert main([str(run.path), *FLAGS, *flags]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+def test_a_small_model_that_answers_itself_leaves_the_server_of_the_run_behind():
+    served = {"kind": "openai", "base_url": "http://localhost:1/v1", "model": "m", "max_tokens": 99}
+    config = resolve(load(TrainConfig, {"student": served}))
+    small = arm_student(config, "direct", ArmConfig(student={"kind": "embedded", "model": "lab:arithmetic/student"}))
+    assert (small.kind, small.base_url, small.max_tokens) == ("embedded", None, 99)
+    stronger = arm_student(config, "stronger", ArmConfig(student={"model": "larger"}))
+    assert (stronger.kind, stronger.base_url, stronger.model) == ("openai", "http://localhost:1/v1", "larger")
