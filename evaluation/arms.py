@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from exchange.protocols import InstructionPolicy, Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import Settings
 from rewards.episode import all_of, run_episode
 
-ExtraArm = Literal["raw_again", "cot", "best_static", "router", "majority", "self", "bigger"]
+ExtraArm = Literal["raw_again", "cot", "best_static", "router", "majority", "self", "bigger", "all"]
 """Arms that an evaluation makes itself where it is asked to; each costs student calls."""
 
 RESERVED_ARMS = (
@@ -53,7 +53,7 @@ class EvalConfig(Settings):
     samples: int = Field(default=1, ge=1)
     """Answers a question and arm. More than one only says more where the student samples (temperature above 0); a question's answers count
     as one cluster."""
-    include: list[ExtraArm] | Literal["all"] | None = None
+    include: list[ExtraArm] | None = None
     """Optional arms: raw_again (the churn floor: raw prompts asked once more, where the student samples), cot (two texts that every user
     tries), best_static (the best of many texts on training questions), router (a classifier over texts), majority (raw, the vote over
     so many answers that they take at least the trained arm's tokens), self (the student instructs itself), bigger (a larger untrained
@@ -71,12 +71,10 @@ class EvalConfig(Settings):
     margin: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Differences smaller than this count as none in the test of equivalence (TOST)."""
 
-    @model_validator(mode="after")
-    def _no_arm_twice(self) -> EvalConfig:
-        for name in self.arms:
-            if name in RESERVED_ARMS:
-                raise ValueError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
-        return self
+    @field_validator("include", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, include: Any) -> Any:
+        return [include] if isinstance(include, str) else include
 
 
 class FixedPolicy:

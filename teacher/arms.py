@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.arms import ArmConfig, FixedPolicy
+from evaluation.arms import RESERVED_ARMS, ArmConfig, FixedPolicy
 from evaluation.prompt_file import read_prompt
 from exchange.protocols import InstructionPolicy, SamplingParams
 from exchange.records import Instruction, PublicExample
@@ -95,6 +95,8 @@ def check_arms(config: TrainConfig) -> None:
     if config.eval.samples > 1 and config.student.temperature == 0 and not config.student.reasoning_effort:
         raise SettingError(f"eval.samples={config.eval.samples}: a greedy student gives the same answer each time; set student.temperature")
     for name, arm in config.eval.arms.items():
+        if name in RESERVED_ARMS:
+            raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
         if arm.model is None or arm.text is not None or arm.file is not None or arm.run is not None:
             extra_policy(config, name, arm)
         elif arm.model.startswith(("/", ".", "~")) and not Path(arm.model).is_dir():
@@ -131,7 +133,7 @@ def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     greedy = config.student.temperature == 0 and not config.student.reasoning_effort
     include = config.eval.include
     wanted: set[str]
-    if include == "all":
+    if include is not None and "all" in include:
         wanted = {"cot", "best_static", "router", "majority", "self", *(["bigger"] if lab else []), *([] if greedy else ["raw_again"])}
     elif include is None:
         wanted = {"best_static", "router", "majority", "self", "bigger"} if lab else set()

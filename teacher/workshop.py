@@ -152,7 +152,7 @@ class Workshop:
             texts = [TASKS[config.task.name].static_instruction]
             texts += [arm.text or read_prompt(Path(arm.file or ""), "eval.arms") for arm in configured]
             if config.task.name == "lab_arithmetic":
-                texts += lab_sentences(every_wording=config.eval.include == "all")
+                texts += lab_sentences(every_wording="all" in (config.eval.include or ()))
             else:
                 texts += chain_of_thought(answer_type_of(self.examples[0].task)).values()
                 import torch

@@ -205,7 +205,8 @@ def test_the_warm_start_alone_is_an_arm_where_the_run_has_one(run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--eval.include=[rooter]"], "eval.include"),
+        (["--eval.include=[rooter]"], "eval.include.0='rooter': input should be 'raw_again', 'cot', 'best_static', 'router'"),
+        (["--eval.include=rooter"], "eval.include.0='rooter'"),
         (["--eval.samples=2"], "eval.samples=2: a greedy student gives the same answer each time"),
         (["--eval.arms.x.student.modell=a"], "eval.arms.x.student.modell='a': no such setting; did you mean model?"),
         (["--eval.arms.x.student={base_url: nowhere, model: m}"], "eval.arms.x.student.base_url='nowhere': a URL begins with"),
