@@ -25,9 +25,12 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 
 | command | does |
 |---|---|
-| `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and what the run would cost: calls, tokens, dollars, hours under the rate limits, memory; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one, whose budget, pacing, timeout, cache and extra arms may then be given anew |
+| `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and what the run would cost: calls, tokens, dollars, hours under the rate limits, memory; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one, whose budget, pacing, timeout, cache and optional arms may then be given anew |
 | `python -m teacher.probe [CONFIG.yaml] [--samples N] [--a.b=value ...]` | before spending: how far instructions move the student, the gain within reach with its interval, and whether to train, for at most a twentieth of the run's calls; `probe.json` in a run directory; `--dry-run` |
 | `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json and takes only `eval`, `budget`, `student.pacing`, `student.timeout_s` and `student.cache`; no argument = the teacher the server would take; `--dry-run` as above |
+| `python -m teacher.ab PROMPTS.jsonl [--teacher DIR] [--a.b=value ...]` | raw against taught on a file of prompts, paired and graded, no server needed; `--task.own.query`, `--task.own.answer`, `--task.own.answer_type` say how its rows are read; student, reward and budget are the teacher's run's unless set |
+| `python -m teacher.compare RUN RUN ... [--arm trained] [--alpha 0.05] [--json]` | evaluated directories beside each other: paired where the questions are the same, over seeds, one teacher over students and tasks |
+| `python -m teacher.collect LOG.jsonl ... --out FOLDER [--metric M] [--good X] [--lower-is-better]` | a service's log into the next teacher's data: `train.jsonl` and `test.jsonl` for task `own`, `instructions.jsonl` for `teacher.warm_start.file`, `held_out.jsonl`; says what is missing. `--help` shows the lines it reads |
 | `python -m rewards.grade --task T [--strict] FILE.jsonl` | grades lines `{"gold", "output"}` (`-` = stdin): the same lines with `"correct"` and `"extracted"`, totals on stderr |
 | `python -m evaluation.analyze LOG.jsonl [--control A] [--alpha 0.05] [--planned-n N] [--weights arm=w,...] [--lower-is-better M,...] [--json]` | analyses an online A/B test from its log of exposures and outcomes |
 | `python -m evaluation.plan --effect E (--baseline R \\| --sd S) [--arms ...] [--control A] [--alpha] [--power] [--metrics] [--daily-units] [--events-per-unit] [--icc] [--covariate-correlation] [--json]` | how many units an A/B test needs |
@@ -85,6 +88,13 @@ instruction comes from: `teacher`, `cache`, `static`, `silence`, or `passthrough
 The others are TRL's: `reward`, `reward_std`, `entropy`, `kl`, `clip_ratio/*`, `frac_reward_zero_std`, `completions/*`, `grad_norm`, `learning_rate`, `loss`, `step_time`.
 
 `validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`, `help_rate`, `harm_rate`.
+
+## Files of an evaluation
+
+`evaluation.jsonl`: a line an arm and question: `arm`, `id`, `query`, `gold`, `instruction`, `answers`, `extracted`, `score` (null = failed or not judged),
+`prompt_tokens`, `completion_tokens`, `error`. `report.html`, `report.md`, `report.json`: headline, frontier, differences, help and harm, learning
+curve, tables, the questions helped and harmed most. None of them holds a time: the same answers give the same bytes. `latency_s` in
+summary.json has median, 95th percentile and number of the fresh calls by arm.
 """
 
 

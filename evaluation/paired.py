@@ -2,6 +2,9 @@
 
 Intervals of a difference are percentile bootstraps over questions (Efron 1979), single rates get Wilson's interval, the p-value is
 McNemar's exact test where every score is 0 or 1 and the sign-flip permutation test elsewhere. Every random draw is seeded.
+
+A question that was sampled k times enters as one value, the mean of its samples, so questions are the clusters (Miller 2024, arXiv
+2411.00640), and as each arm draws its own answers the intervals hold the student's sampling variance beside that of the questions.
 """
 
 from __future__ import annotations
@@ -10,11 +13,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from exchange.records import Record
 
 RESAMPLES = 10_000
+MOST_FAILED = 0.02
+"""Share of questions without a score beyond which an arm is unfit for a claim."""
+POWER = 0.8
+"""Power at which the minimal detectable effect is stated."""
 
 
 class ArmResult(Record):
@@ -27,6 +35,8 @@ class ArmResult(Record):
     failed: int = 0
     silence_rate: float = 0.0
     """Share of questions on which the arm kept silent."""
+    unfit: bool = False
+    """More than MOST_FAILED of the questions have no score: who is missing may not be chance, so the arm supports no claim."""
 
 
 class Comparison(Record):
@@ -38,9 +48,27 @@ class Comparison(Record):
     p_value: float
     relative_gain: float | None
     """difference / control mean; None where the control is 0."""
+    relative_low: float | None = None
+    relative_high: float | None = None
     help_rate: float
     harm_rate: float
     n: int
+    p_holm: float | None = None
+    """The p-value after Holm's adjustment for all arms of the table."""
+    p_equivalent: float = 1.0
+    """p-value of TOST: two one-sided tests of a difference beyond the margin (Schuirmann 1987); small = the arms are alike."""
+    detectable: float = 0.0
+    """Minimal detectable effect: the true difference that this many questions would show with a probability of 80 %."""
+    churn: float = 0.0
+    """Share of questions that the student's own sampling alone helps, and as many that it harms; 0 where it is greedy."""
+    net_help_rate: float = 0.0
+    """help_rate - churn, with its interval."""
+    net_help_low: float = 0.0
+    net_help_high: float = 0.0
+    net_harm_rate: float = 0.0
+    """harm_rate - churn, with its interval."""
+    net_harm_low: float = 0.0
+    net_harm_high: float = 0.0
 
 
 def wilson(successes: float, n: int, alpha: float = 0.05) -> tuple[float, float]:
@@ -65,6 +93,43 @@ def bootstrap_mean(values: Sequence[float], *, alpha: float = 0.05, seed: int = 
     return float(low), float(high)
 
 
+def newcombe(first: tuple[float, int], second: tuple[float, int], alpha: float = 0.05) -> tuple[float, float]:
+    """Interval of the difference of two independent rates, each (successes, n) (Newcombe 1998, method 10)."""
+    (x1, n1), (x2, n2) = first, second
+    (low1, high1), (low2, high2) = wilson(x1, n1, alpha), wilson(x2, n2, alpha)
+    rate1, rate2 = (x1 / n1 if n1 else 0.5), (x2 / n2 if n2 else 0.5)
+    low = rate1 - rate2 - math.sqrt((rate1 - low1) ** 2 + (high2 - rate2) ** 2)
+    high = rate1 - rate2 + math.sqrt((high1 - rate1) ** 2 + (rate2 - low2) ** 2)
+    return low, high
+
+
+def resampled_means(rows: Sequence[Sequence[float]], *, seed: int = 0) -> NDArray[np.float64]:
+    """(RESAMPLES, columns) means of each column over rows drawn with replacement; the columns of a row stay together."""
+    distinct, counts = np.unique(np.asarray(rows, dtype=float), axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    blocks = [rng.multinomial(len(rows), counts / len(rows), size=RESAMPLES // 10) @ distinct for _ in range(10)]
+    return np.asarray(np.concatenate(blocks) / len(rows))
+
+
+def standard_error(differences: Sequence[float]) -> float:
+    """Standard error of the mean of paired differences, half a pair added in either direction (Agresti and Min 2005), so that a sample
+    without a discordant pair is not taken for certainty."""
+    data = np.asarray(differences, dtype=float)
+    n = len(data) + 1
+    return math.sqrt(max(0.0, ((data**2).sum() + 1) / n - (data.sum() / n) ** 2) / n)
+
+
+def equivalence(differences: Sequence[float], margin: float) -> float:
+    """p-value of TOST for |difference| < margin, by the normal approximation."""
+    error, mean = standard_error(differences), float(np.mean(differences))
+    return float(max(stats.norm.sf((mean + margin) / error), stats.norm.sf((margin - mean) / error)))
+
+
+def detectable(differences: Sequence[float], alpha: float = 0.05) -> float:
+    """The smallest true mean difference that a two-sided test at `alpha` on as many questions shows with probability POWER."""
+    return float((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * standard_error(differences))
+
+
 def mcnemar(helped: int, harmed: int) -> float:
     """Exact two-sided McNemar p-value from the two discordant counts (McNemar 1947; binomial form); 1.0 where both are 0."""
     if helped + harmed == 0:
@@ -75,9 +140,12 @@ def mcnemar(helped: int, harmed: int) -> float:
 def sign_flip(differences: Sequence[float], *, seed: int = 0) -> float:
     """Two-sided sign-flip permutation p-value for scores that are not 0/1."""
     data = np.asarray(differences, dtype=float)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RESAMPLES, len(data)))
-    extreme = np.abs((signs * data).mean(axis=1)) >= abs(data.mean()) - 1e-12
-    return float((extreme.sum() + 1) / (RESAMPLES + 1))
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    for _ in range(10):  # in blocks: all signs at once would take 80 kB a question
+        signs = rng.choice([-1.0, 1.0], size=(RESAMPLES // 10, len(data)))
+        extreme += int((np.abs((signs * data).mean(axis=1)) >= abs(data.mean()) - 1e-12).sum())
+    return (extreme + 1) / (RESAMPLES + 1)
 
 
 def arm_result(scores: Sequence[float | None], *, alpha: float = 0.05, silence_rate: float = 0.0) -> ArmResult:
@@ -86,35 +154,83 @@ def arm_result(scores: Sequence[float | None], *, alpha: float = 0.05, silence_r
     mean = sum(known) / len(known) if known else 0.0
     binary = all(score in (0.0, 1.0) for score in known)
     low, high = wilson(sum(known), len(known), alpha) if binary else bootstrap_mean(known, alpha=alpha)
-    return ArmResult(mean=mean, low=low, high=high, n=len(known), failed=len(scores) - len(known), silence_rate=silence_rate)
+    failed = len(scores) - len(known)
+    return ArmResult(
+        mean=mean,
+        low=low,
+        high=high,
+        n=len(known),
+        failed=failed,
+        silence_rate=silence_rate,
+        unfit=failed > MOST_FAILED * len(scores),
+    )
 
 
-def compare(treated: Sequence[float | None], control: Sequence[float | None], *, alpha: float = 0.05, seed: int = 0) -> Comparison:
-    """Compare two arms question by question; both sequences are in the same order of questions.
+def compare(
+    treated: Sequence[float | None],
+    control: Sequence[float | None],
+    *,
+    alpha: float = 0.05,
+    margin: float = 0.05,
+    churn: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two arms question by question; all sequences are in the same order of questions.
 
-    Questions on which either failed are left out. Raises ValueError where the lengths differ or no question has both scores.
+    `churn` is what the student's sampling alone helps, and as much harms, on each question (`churn_floor`); None = nothing. Questions on
+    which either arm failed are left out. Raises ValueError where the lengths differ or no question has both scores.
     """
     if len(treated) != len(control):
         raise ValueError(f"arms answered {len(treated)} and {len(control)} questions; a paired comparison needs the same ones")
-    pairs = [(t, c) for t, c in zip(treated, control, strict=True) if t is not None and c is not None]
+    floor = churn if churn is not None else [0.0] * len(treated)
+    pairs = [(t, c, f) for t, c, f in zip(treated, control, floor, strict=True) if t is not None and c is not None]
     if not pairs:
         raise ValueError("no question was scored under both arms, so nothing can be compared")
-    differences = [t - c for t, c in pairs]
+    differences = [t - c for t, c, _ in pairs]
     difference = sum(differences) / len(pairs)
-    mean_control = sum(c for _, c in pairs) / len(pairs)
+    mean_control = sum(c for _, c, _ in pairs) / len(pairs)
     low, high = bootstrap_mean(differences, alpha=alpha, seed=seed)
-    binary = all(value in (0.0, 1.0) for pair in pairs for value in pair)
+    binary = all(value in (0.0, 1.0) for t, c, _ in pairs for value in (t, c))
     helped, harmed = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    help_rate = sum(d for d in differences if d > 0) / len(pairs)
+    harm_rate = -sum(d for d in differences if d < 0) / len(pairs)
+    mean_churn = sum(f for _, _, f in pairs) / len(pairs)
+    drawn = resampled_means([(t - c, c, max(t - c, 0.0) - f, max(c - t, 0.0) - f) for t, c, f in pairs], seed=seed)
+    ends = [alpha / 2, 1 - alpha / 2]
+    relative = drawn[drawn[:, 1] > 0]
+    relative_low, relative_high = np.quantile(relative[:, 0] / relative[:, 1], ends) if mean_control else (None, None)
+    net_help, net_harm = np.quantile(drawn[:, 2], ends), np.quantile(drawn[:, 3], ends)
     return Comparison(
         difference=difference,
         low=low,
         high=high,
         p_value=mcnemar(helped, harmed) if binary else sign_flip(differences, seed=seed),
         relative_gain=difference / mean_control if mean_control else None,
-        help_rate=sum(d for d in differences if d > 0) / len(pairs),
-        harm_rate=-sum(d for d in differences if d < 0) / len(pairs),
+        relative_low=relative_low,
+        relative_high=relative_high,
+        help_rate=help_rate,
+        harm_rate=harm_rate,
         n=len(pairs),
+        p_equivalent=equivalence(differences, margin),
+        detectable=detectable(differences, alpha),
+        churn=mean_churn,
+        net_help_rate=help_rate - mean_churn,
+        net_help_low=net_help[0],
+        net_help_high=net_help[1],
+        net_harm_rate=harm_rate - mean_churn,
+        net_harm_low=net_harm[0],
+        net_harm_high=net_harm[1],
     )
+
+
+def churn_floor(raw: Sequence[float | None], again: Sequence[float | None], touched: Sequence[bool]) -> list[float]:
+    """What the student's own sampling helps, and as much harms, on each question on which an arm's messages are not raw's.
+
+    Half of |raw again - raw|: two draws of one prompt are exchangeable, so either direction estimates the same rate, and with one floor
+    for both net help - net harm is still the difference. Where an arm keeps silent it shares raw's answers and nothing churns.
+    """
+    rows = zip(raw, again, touched, strict=True)
+    return [abs(a - b) / 2 if spoke and a is not None and b is not None else 0.0 for a, b, spoke in rows]
 
 
 def verdict(comparison: Comparison) -> str:

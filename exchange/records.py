@@ -46,6 +46,8 @@ class Example(PublicExample):
     """A worked solution or preferred reply, for leakage checks."""
     family: str | None = None
     """Kind of question, for tables by family; for MATH the subject."""
+    level: str | None = None
+    """How hard the question is by the dataset's own scale, for tables by level; None where it has none."""
     oracle: str | None = None
     """The best instruction for this very question where the world is synthetic; None elsewhere."""
 

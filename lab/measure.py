@@ -45,13 +45,14 @@ def static_candidates(tokenizer: Any, rng: random.Random) -> list[str]:
 
 async def measure_arms(world: str, role: str) -> dict[str, Any]:
     """raw, untrained and oracle on 1,000 test questions."""
-    from evaluation.arms import FixedPolicy, OraclePolicy, run_arm, summarise
+    from evaluation.arms import FixedPolicy, OraclePolicy, run_arm
+    from evaluation.table import summarise
     from rewards.rubric import RewardConfig, Rubric
     from student_clients import StudentConfig, make_student, sampling
     from student_clients.caching import CacheConfig
     from tasks.lab_arithmetic import load
+    from teacher.arms import untrained_policy
     from teacher.config import TrainConfig, resolve
-    from teacher.evaluate import untrained_policy
 
     config = StudentConfig(model=f"lab:{world}/{role}", cache=CacheConfig(enabled=False))
     student, examples = make_student(config), load("test", limit=1000)
@@ -62,7 +63,7 @@ async def measure_arms(world: str, role: str) -> dict[str, Any]:
         for name, policy in arms.items()
     }
     await student.aclose()
-    summary = summarise(episodes, split="test")
+    summary = summarise(episodes, examples)
     return {name: {"right": round(arm.mean, 4), "n": arm.n} for name, arm in summary.arms.items()}
 
 
@@ -108,7 +109,9 @@ def trained(world: str, *, blind: bool) -> tuple[float, Path]:
     from teacher.train import StopSignal, read_config
     from teacher.training import train
 
-    config = read_config(None, [f"--student.model=lab:{world}/student", f"--teacher.blind={str(blind).lower()}", "--eval.n=1000"])
+    config = read_config(
+        None, [f"--student.model=lab:{world}/student", f"--teacher.blind={str(blind).lower()}", "--eval.n=1000", "--eval.include=[]"]
+    )
     with StopSignal() as stop:
         summary = train(config, None, stop)
     if summary is None:

@@ -23,8 +23,10 @@ async def run_episode(
     student: StudentClient,
     params: SamplingParams,
     reward: Reward,
+    samples: int = 1,
+    sample_index: int = 0,
 ) -> Episode:
-    """Answer one question under one instruction and score it.
+    """Answer one question under one instruction, `samples` times from the given index on, and score the answers.
 
     An instruction that the guard refuses reaches the student as silence, as it would in production; the reward still sees what the
     teacher wrote, so that it can charge for it.
@@ -32,7 +34,8 @@ async def run_episode(
     guarded = guard(instruction).instruction
     messages = compose(example.public(), guarded)
     try:
-        completions = await student.complete(messages, params.model_copy(update={"split": example.split}))
+        split = params.model_copy(update={"split": example.split})
+        completions = await student.complete(messages, split, n=samples, sample_index=sample_index)
     except StudentError as error:
         return Episode(example_id=example.id, arm=arm, instruction=instruction, messages=messages, error=f"{type(error).__name__}: {error}")
     scores = [await reward(example, instruction, completion) for completion in completions]

@@ -149,7 +149,8 @@ class EmbeddedStudent:
         if room < 1:
             raise StudentBadRequest(f"a prompt of {len(prompt_ids)} tokens fills the context of {self.name} ({loaded.context}); shorten it")
         params = request.params
-        rng = random.Random(None if params.seed is None else f"{params.seed}/{request.sample_index}")
+        # The prompt is part of the seed: with equal draws for every question an unlucky one would err on all of them together.
+        rng = random.Random(None if params.seed is None else f"{params.seed}/{request.sample_index}/{text}")
         return Row(prompt_ids, min(params.max_tokens, room), params.temperature or 0.0, rng)
 
     def _completion(self, loaded: _Loaded, row: Row) -> Completion:

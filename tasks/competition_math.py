@@ -80,6 +80,7 @@ def load(split: str, *, limit: int | None = None, path: str | None = None, subse
                 gold=gold,
                 reference=solution,
                 family=str(row.get("subject", row.get("type"))),
+                level=str(row["level"]).removeprefix("Level ") if "level" in row else None,
             )
         )
     return some(examples, "math", split, limit)

@@ -102,14 +102,19 @@ def _rows(own: OwnData, split: str, path: str | None) -> tuple[list[Row], str]:
     return rows, "file" if split == "test" or find(Path(path), "validation") is not None else "tenth"
 
 
-def _split_of(query: str) -> str:
+def split_of(query: str) -> str:
+    """The split that a query of an undivided file belongs to, by its text alone."""
     share = stable_share(query, 10)
     return "test" if share < 2 else "validation" if share == 2 else "train"
 
 
-def load(own: OwnData, split: str, *, limit: int | None = None, path: str | None = None) -> list[Example]:
-    """The questions of a split in file order, at most `limit`. Raises SettingError naming file and line for the first faulty row."""
+def load(own: OwnData, split: str, *, limit: int | None = None, path: str | None = None, whole: bool = False) -> list[Example]:
+    """The questions of a split in file order, at most `limit`; `whole` takes all rows of a single file for that split.
+
+    Raises SettingError naming file and line for the first faulty row.
+    """
     rows, divided = _rows(own, split, path)
+    divided = "file" if whole else divided
     if not rows:
         raise SettingError(f"task own: {path or own.hub} is empty")
     task = f"own/{own.answer_type}"
@@ -136,7 +141,7 @@ def load(own: OwnData, split: str, *, limit: int | None = None, path: str | None
         for key, value in extra.items():
             if not isinstance(value, str):
                 raise SettingError(f"{where}: field {getattr(own, key)!r} is missing or not text")
-        belongs = _split_of(query) if divided == "hash" else "validation" if divided == "tenth" and number % 10 == 9 else "train"
+        belongs = split_of(query) if divided == "hash" else "validation" if divided == "tenth" and number % 10 == 9 else "train"
         if divided == "file" or belongs == split:
             examples.append(example.model_copy(update=extra))
     return some(examples, "own", split, limit)

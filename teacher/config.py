@@ -88,7 +88,7 @@ class WarmStartConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""
     file: str | None = None
-    """JSON lines {"query", "instruction"} to fine-tune on, beside what best-of-N finds (`questions: 0` for the file alone)."""
+    """JSON lines {"query", "instruction"} to learn from as well, e.g. what `teacher.collect` kept of a service's log."""
 
 
 LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=10.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)

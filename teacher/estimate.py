@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from exchange.compose import compose
-from exchange.records import Instruction
+from exchange.records import Example, Instruction
 from exchange.settings import SettingError
 from student_clients.budget import NANO, price_of
 from student_clients.embedded import model_folder
@@ -25,10 +26,10 @@ TRAINING_BYTES = 16
 """A trained float32 parameter: weight, gradient and AdamW's two moments, 4 bytes each."""
 
 
-def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool) -> dict[str, Any]:
+def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool, examples: Sequence[Example] | None = None) -> dict[str, Any]:
     """The estimate for `calls` by phase, each at most. Prompts count 4 bytes a token with an instruction of full length, answers
-    `max_tokens`; nothing is cached and nothing fails."""
-    examples = TASKS[config.task.name].load(config.task, "train", min(SAMPLE, config.task.train_size))
+    `max_tokens`; nothing is cached and nothing fails. Lengths are those of `examples`, else of the first training questions."""
+    examples = examples or TASKS[config.task.name].load(config.task, "train", min(SAMPLE, config.task.train_size))
     longest = Instruction(text="x" * BYTES_A_TOKEN * (config.teacher.max_instruction_tokens or 1), source="static")
     prompt_tokens = round(statistics.fmean(prompt_tokens_about(compose(example.public(), longest)) for example in examples))
     total = sum(calls.values())

@@ -2,7 +2,8 @@
 
 With a run directory it measures that run's teacher and replaces the `eval` block of its summary.json. Without an argument it measures
 the teacher that the server would take, in its own run directory where it has one; else, and with a config, the summary goes into a new
-directory. Arms: raw, static, untrained, trained, oracle (lab), blind where the run holds a control run `blind/`, and what `eval.arms` adds.
+directory. Beside summary.json stand report.html, report.md, report.json and evaluation.jsonl (every answer). Arms: raw, static, untrained,
+trained, oracle (lab), sft after a warm start, blind where the run holds a control run `blind/`, what `eval.include` and `eval.arms` add.
 """
 
 from __future__ import annotations
@@ -12,90 +13,110 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from evaluation.arms import RESERVED_ARMS, ArmConfig, EvalSummary, FixedPolicy, OraclePolicy, print_table, run_arm, summarise
+from evaluation.arms import majority, run_arm
+from evaluation.table import EvalSummary, print_table, summarise
 from exchange.command import RunError, run_command
-from exchange.protocols import InstructionPolicy, StudentClient
 from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml
 from rewards.rubric import Rubric
-from student_clients import make_student, sampling
+from store import Store
+from student_clients import CountingStudent, make_student
 from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
 from tasks import TASKS, answer_type_of
+from teacher.arms import StudentPolicy, calls, check_arms, planned
 from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
-from teacher.policy import TransformersPolicy, load_model, load_teacher, read_manifest
-from teacher.prompt import TeacherPrompt
-from teacher.run_directory import MAY_CHANGE, RunDirectory, write_json
+from teacher.policy import read_manifest
+from teacher.run_directory import MAY_CHANGE, RunDirectory, git_commit, write_json
+from teacher.workshop import Workshop, latencies
 
 
-def teacher_prompt(config: TrainConfig) -> TeacherPrompt:
-    """The prompt of a resolved config: the named template, else the preset's."""
-    name = config.teacher.template or ("lab" if config.teacher.preset == "lab" else "default")
-    return TeacherPrompt.named(name, blind=config.teacher.blind)
+@dataclass(frozen=True)
+class Evaluation:
+    """What the arms answered, and what may be said of it."""
+
+    examples: list[Example]
+    episodes: dict[str, list[Episode]]
+    """By arm, in the order of the table."""
+    summary: EvalSummary
 
 
-def untrained_policy(config: TrainConfig, model_name: str) -> TransformersPolicy:
-    """A base model as it is, under the run's prompt."""
-    model, tokenizer = load_model(model_name)
-    return TransformersPolicy(model, tokenizer, teacher_prompt(config), max_instruction_tokens=config.teacher.max_instruction_tokens or 1)
+async def evaluate(
+    config: TrainConfig,
+    teacher: Path | None,
+    student: CountingStudent,
+    *,
+    account: Callable[[], Store] | None = None,
+    examples: list[Example] | None = None,
+    names: Sequence[str] | None = None,
+) -> Evaluation:
+    """Run every arm that applies, or the named ones, on the test questions, or the given ones.
+
+    Raises RunError where an arm has not one scored answer: a table would show it as zero.
+    """
+    examples = examples or TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    shop = Workshop(config, teacher, examples, student, Rubric(config.reward), account)
+    names = names or planned(config, teacher)
+    about: dict[str, str] = {}
+    instructing: dict[str, tuple[float, float]] = {}
+    try:
+        for name in sorted(names, key="majority".__eq__):  # last, for it takes what the trained arm took
+            arm = await shop.make(name)
+            episodes = await run_arm(
+                name, arm.policy, examples, student=arm.student, params=arm.params, reward=shop.reward, samples=arm.samples,
+                sample_index=arm.sample_index,
+            )  # fmt: skip
+            shop.episodes[name] = [majority(episode) for episode in episodes] if arm.vote else episodes
+            about[name] = arm.about
+            if isinstance(arm.policy, StudentPolicy):
+                prompt, completion = arm.policy.tokens
+                instructing[name] = (prompt / len(examples), completion / len(examples))
+            print(f"arm {name}: {len(episodes)} questions", file=sys.stderr)
+    finally:
+        await shop.aclose()
+    summary = summarise(
+        {name: shop.episodes[name] for name in names}, examples, alpha=config.eval.alpha, margin=config.eval.margin,
+        samples=config.eval.samples, greedy=shop.params.temperature == 0, prices=shop.prices, votes=("majority",), about=about,
+        instructing=instructing,
+    )  # fmt: skip
+    for name, result in summary.arms.items():
+        if result.n == 0:
+            reason = next((episode.error for episode in shop.episodes[name] if episode.error), "no answer could be judged")
+            raise RunError(f"evaluation: not one of {result.failed} answers of arm {name} could be scored ({reason})")
+    return Evaluation(examples, {name: shop.episodes[name] for name in names}, summary)
 
 
-def extra_arm(config: TrainConfig, name: str, arm: ArmConfig) -> InstructionPolicy:
-    """The policy of a configured arm. Raises SettingError unless exactly one of its fields is set."""
-    given = [field for field in ("text", "file", "run", "model") if getattr(arm, field) is not None]
-    if len(given) != 1:
-        raise SettingError(f"eval.arms.{name}: give exactly one of text, file, run, model (given: {', '.join(given) or 'none'})")
-    if arm.file is not None:
-        if not Path(arm.file).is_file():
-            raise SettingError(f"eval.arms.{name}.file={arm.file!r}: no such file")
-        try:
-            return FixedPolicy(Path(arm.file).read_text(encoding="utf-8").strip())
-        except UnicodeDecodeError as error:
-            raise SettingError(f"eval.arms.{name}.file={arm.file!r}: not UTF-8 text ({error.reason})") from None
-    if arm.run is not None:
-        return load_teacher(find_teacher(arm.run)).policy
-    if arm.model is not None:
-        return untrained_policy(config, arm.model)
-    return FixedPolicy(arm.text or "")
+def publish(found: Evaluation, config: TrainConfig, teacher: Path | None, folder: Path, *, title: str | None = None) -> EvalSummary:
+    """Print the table, and write answers and reports into `folder`. Raises RunError where that cannot be written."""
+    from evaluation.report import Facts, write_report
 
-
-def policies(config: TrainConfig, teacher: Path | None, examples: list[Example]) -> dict[str, InstructionPolicy]:
-    """Every arm that applies, in the order of the table."""
-    arms: dict[str, InstructionPolicy] = {
-        "raw": FixedPolicy(""),
-        "static": FixedPolicy(TASKS[config.task.name].static_instruction),
-        "untrained": untrained_policy(config, config.teacher.model),
-    }
-    for name, arm in config.eval.arms.items():
-        arms[name] = extra_arm(config, name, arm)
-    control = teacher.parent / "blind" / "teacher" if teacher is not None else None
-    if control is not None and control.is_dir() and "blind" not in arms:
-        arms["blind"] = load_teacher(control).policy
-    if teacher is not None:
-        arms["trained"] = load_teacher(teacher).policy
-    if all(example.oracle is not None for example in examples):
-        arms["oracle"] = OraclePolicy(examples)
-    return arms
-
-
-async def evaluate(config: TrainConfig, teacher: Path | None, student: StudentClient) -> tuple[EvalSummary, dict[str, list[Episode]]]:
-    """Run every arm on the test questions. Raises RunError where an arm has not one scored answer: a table would show it as zero."""
-    examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
-    reward = Rubric(config.reward)
-    episodes: dict[str, list[Episode]] = {}
-    for name, policy in policies(config, teacher, examples).items():
-        episodes[name] = await run_arm(name, policy, examples, student=student, params=sampling(config.student), reward=reward)
-    summary = summarise(episodes, split="test", alpha=config.eval.alpha)
-    for name, arm in summary.arms.items():
-        if arm.n == 0:
-            reason = next((episode.error for episode in episodes[name] if episode.error), "no answer could be judged")
-            raise RunError(f"evaluation: not one of {arm.failed} answers of arm {name} could be scored ({reason})")
-    return summary, episodes
+    run = RunDirectory(teacher.parent) if teacher is not None else None
+    manifest = read_manifest(teacher) if teacher is not None else {}
+    facts = Facts(
+        task=config.task.name,
+        student=config.student.model,
+        teacher=manifest.get("id"),
+        teacher_sha256=manifest.get("sha256"),
+        seed=config.seed,
+        commit=git_commit(),
+        validation=tuple((line["step"], line["right"]) for line in run.lines("validation.jsonl")) if run is not None else (),
+        training=tuple((line["step"], line["right_rate"]) for line in run.lines("metrics.jsonl") if "right_rate" in line) if run else (),
+    )
+    title = title or f"{config.task.name}: {found.summary.n} held-out questions"
+    print_table(found.summary, title=title)
+    try:
+        write_report(folder, title, facts, found.summary, found.examples, found.episodes)
+    except OSError as error:
+        raise RunError(f"{folder}: the report cannot be written ({error.strerror})") from None
+    print(f"report: {folder / 'report.html'}")
+    return found.summary
 
 
 def check_before(config: TrainConfig) -> None:
@@ -103,18 +124,8 @@ def check_before(config: TrainConfig) -> None:
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
     if any(answer_type_of(name) is None for name in {example.task for example in examples}):
         raise SettingError(f"task.name={config.task.name!r}: its answers have no gold to be compared with, so nothing could be scored")
-    for name, arm in config.eval.arms.items():
-        if name in RESERVED_ARMS:
-            raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
-        if arm.model is None:  # a model is loaded when its turn comes
-            extra_arm(config, name, arm)
-        elif arm.model.startswith(("/", ".", "~")) and not Path(arm.model).is_dir():
-            raise SettingError(f"eval.arms.{name}.model={arm.model!r}: no such folder")
-
-
-def calls(config: TrainConfig) -> int:
-    """Student calls of an evaluation at most: four arms and the extra ones, and the oracle in the lab."""
-    return (4 + (config.task.name == "lab_arithmetic") + len(config.eval.arms)) * config.eval.n
+    planned(config, None)
+    check_arms(config)
 
 
 def cannot_start(error: StudentError) -> Exception:
@@ -156,9 +167,22 @@ def body(argv: list[str] | None) -> int:
     if args.dry_run:
         from teacher.estimate import estimate
 
-        found = estimate(config, {"evaluation": calls(config)}, trains=False)
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(found, indent=1))
+        cost = estimate(config, {"evaluation": calls(config, teacher)}, trains=False)
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(cost, indent=1))
         return 0
+    return carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
+
+
+def carry_out(
+    config: TrainConfig,
+    teacher: Path | None,
+    run: RunDirectory | None,
+    *,
+    title: str,
+    examples: list[Example] | None = None,
+    names: Sequence[str] | None = None,
+) -> int:
+    """Ask the student, print the table, write reports and summary.json: into the run's directory, else a new one. `title` may hold {n}."""
     started = time.monotonic()
 
     def directory() -> RunDirectory:
@@ -169,22 +193,21 @@ def body(argv: list[str] | None) -> int:
 
     student = make_student(config.student, config.budget, lambda: directory().account())
 
-    async def measure() -> EvalSummary:
+    async def measure() -> Evaluation:
         try:
             await student.check()
         except StudentError as error:
             raise cannot_start(error) from None
         try:
-            summary, _ = await evaluate(config, teacher, student)
+            return await evaluate(config, teacher, student, account=lambda: directory().account(), examples=examples, names=names)
         finally:
             await student.aclose()
-        return summary
 
-    summary = asyncio.run(measure())
-    print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
+    found = asyncio.run(measure())
+    summary = publish(found, config, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
     print(f"teacher: {teacher}")
     path = directory().path / "summary.json"
-    head = {
+    head: dict[str, Any] = {
         "task": config.task.name,
         "algorithm": config.algorithm,
         "seed": config.seed,
@@ -194,7 +217,11 @@ def body(argv: list[str] | None) -> int:
         "teacher_sha256": read_manifest(teacher)["sha256"] if teacher is not None else None,
     }
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head
-    write_json(path, {**held, "eval": summary.model_dump(mode="json")})
+    fresh = latencies(found.episodes)
+    timed: dict[str, Any] = {"latency_s": {**held.get("latency_s", {}), **fresh}} if fresh or "latency_s" in held else {}
+    write_json(path, {**held, **timed, "eval": summary.model_dump(mode="json")})
+    for name, seconds in fresh.items():
+        print(f"latency of {name}: median {seconds['p50']:g} s, 95th percentile {seconds['p95']:g} s ({seconds['calls']} fresh calls)")
     print(f"summary: {path}")
     return 0
 

@@ -28,8 +28,9 @@ from rewards.shape import leaks
 from student_clients import make_student, sampling
 from student_clients.errors import StudentError
 from tasks import TASKS, answer_type_of
+from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, untrained_policy
+from teacher.evaluate import cannot_start
 from teacher.run_directory import RunDirectory, write_json
 from teacher.train import dry_run, read_config
 

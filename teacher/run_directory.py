@@ -9,6 +9,7 @@
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
         budget.sqlite3   what was spent, where the student costs money
+        evaluation.jsonl, report.html, report.md, report.json    every answer of the evaluation, and what it shows
         summary.json     written last of all: a run that has one is finished
 
 TRL writes a checkpoint in place, so a killed run can leave half of one; only folders with the marker are ever read again.
@@ -184,7 +185,7 @@ class RunDirectory:
             ) from None
 
 
-MAY_CHANGE = ("eval.arms", "budget", "student.pacing", "student.timeout_s", "student.cache")
+MAY_CHANGE = ("eval.arms", "eval.include", "eval.search_calls", "budget", "student.pacing", "student.timeout_s", "student.cache")
 """Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
 
 

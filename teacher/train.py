@@ -50,8 +50,8 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """What the run would ask and cost, before anything is sent."""
     from teacher.algorithms import trl_config
+    from teacher.arms import calls as evaluation_calls
     from teacher.estimate import estimate
-    from teacher.evaluate import calls as evaluation_calls
 
     args = trl_config(config, Path(os.devnull))
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps

@@ -15,9 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.arms import print_table
 from exchange.command import RunError
-from exchange.records import Example, PublicExample
+from exchange.records import Example
 from exchange.settings import SettingError
 from rewards.rubric import Rubric
 from store import Store
@@ -26,15 +25,16 @@ from student_clients.budget import BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
 from teacher.algorithms import lora_config, questions_a_batch, trl_config
+from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
+from teacher.evaluate import cannot_start, check_before, evaluate, publish
 from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import Parts, Progress
 from teacher.policy import TransformersPolicy, load_model, save_teacher
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
-from teacher.warm_start import best_of_n, fine_tune, keep_best, read_pairs
+from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
@@ -52,12 +52,7 @@ def warm_start(parts: Parts) -> Path:
     set_seed(config.seed)
     warm = config.teacher.warm_start
     model, tokenizer = load_model(config.teacher.model)
-    pairs: list[tuple[PublicExample, str]] = []
-    if warm is not None and warm.file is not None:
-        given = read_pairs(Path(warm.file))
-        for i, (query, text) in enumerate(given):
-            pairs.append((PublicExample(id=f"given-{i}", task=config.task.name, split="train", query=query), text))
-        parts.progress.say(f"warm start: {len(pairs)} instructions from {warm.file}")
+    rows: list[dict[str, Any]] = []
     if warm is not None and warm.questions:
         policy = TransformersPolicy(
             model, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1, temperature=1.0
@@ -70,18 +65,21 @@ def warm_start(parts: Parts) -> Path:
             )
         )  # fmt: skip
         kept = keep_best(episodes, random.Random(config.seed))
-        by_id = {example.id: example.public() for example in asked}
-        pairs += [(by_id[name], text) for name, text in kept]
-        solved = len({name for name, _ in kept})
-        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(kept)} instructions kept")
-    if warm is not None and pairs:
+        by_id = {example.id: example for example in asked}
         rows = [
             {
-                "prompt": [message.model_dump() for message in parts.prompt.messages(example)],
+                "prompt": [message.model_dump() for message in parts.prompt.messages(by_id[name].public())],
                 "completion": [{"role": "assistant", "content": text}],
             }
-            for example, text in pairs
+            for name, text in kept
         ]
+        solved = len({name for name, _ in kept})
+        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
+    if warm is not None and warm.file is not None:
+        given = logged_rows(warm.file, parts.prompt)
+        rows += given
+        parts.progress.say(f"warm start: {len(given)} instructions from {warm.file}")
+    if warm is not None and rows:
         work = run.path / "warm_start_work"
         model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
         shutil.rmtree(work, ignore_errors=True)
@@ -126,7 +124,7 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     validation_set = task.load(config.task, "validation", config.task.validation_size)
     check_before(config)
     if config.teacher.warm_start is not None and config.teacher.warm_start.file is not None:
-        read_pairs(Path(config.teacher.warm_start.file))
+        logged_rows(config.teacher.warm_start.file, teacher_prompt(config))
     needed = questions_a_batch(trl_config(config, Path(os.devnull)))
     if len(train_set) < needed:
         raise SettingError(f"task {config.task.name}: {len(train_set)} training questions are fewer than the {needed} of one step's batch")
@@ -143,7 +141,8 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
     manifest = export(config, run, start, validator, parts.student.name)
-    summary, _ = asyncio.run(evaluate(config, run.teacher, parts.student))
+    found = asyncio.run(evaluate(config, run.teacher, parts.student, account=run.account))
+    summary = publish(found, config, run.teacher, run.path)
     result = {
         "task": config.task.name,
         "algorithm": config.algorithm,
@@ -159,7 +158,6 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "eval": summary.model_dump(mode="json"),
     }
     write_json(run.path / "summary.json", result)
-    print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
     validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
     print(
         f"best teacher: step {manifest['step']} of {config.max_steps}; right on validation after the warm start {validated[0]:.1%}, "

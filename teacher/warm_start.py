@@ -8,20 +8,23 @@ right, at most N each.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Episode, Example, Instruction
+from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import SettingError
 from rewards.episode import all_of, correct, run_episode
+from tasks.source import read_lines, text_of
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
+from teacher.prompt import TeacherPrompt
 
 WAVE = 4
 """Instructions a question and wave: small enough to stop early, large enough that a slow student is kept busy."""
@@ -83,26 +86,29 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
     return kept
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """(query, instruction) lines of a JSON-lines file; an empty instruction is silence. Raises SettingError naming file and line."""
-    if not path.is_file():
-        raise SettingError(f"teacher.warm_start.file={str(path)!r}: no such file")
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
+def logged_rows(file: str, prompt: TeacherPrompt) -> list[dict[str, Any]]:
+    """Rows for `fine_tune` from JSON lines {"query", "instruction", "history"?}; an empty instruction is silence.
+
+    Raises SettingError naming file and line.
+    """
+    rows = []
+    for number, line in read_lines(Path(file)):
+        where = f"teacher.warm_start.file={file}:{number}"
+        if not isinstance(line.get("instruction"), str):
+            raise SettingError(f"{where}: field 'instruction' is missing or not text")
         try:
-            row = json.loads(line)
-        except ValueError:
-            raise SettingError(f"{path}:{number}: not JSON") from None
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("query", "instruction")):
-            raise SettingError(f'{path}:{number}: expected {{"query": "...", "instruction": "..."}}')
-        if not row["query"].strip():
-            raise SettingError(f"{path}:{number}: the query is empty")
-        pairs.append((row["query"], row["instruction"]))
-    if not pairs:
-        raise SettingError(f"{path}: holds no line {{query, instruction}}")
-    return pairs
+            example = PublicExample(
+                id=str(number), task="logged", split="train", query=text_of(line, "query", where), history=line.get("history") or ()
+            )
+        except ValidationError:
+            raise SettingError(f"{where}: field 'history' is no list of messages") from None
+        rows.append(
+            {
+                "prompt": [message.model_dump() for message in prompt.messages(example)],
+                "completion": [{"role": "assistant", "content": line["instruction"]}],
+            }
+        )
+    return rows
 
 
 def fine_tune(

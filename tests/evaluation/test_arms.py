@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from evaluation.arms import FixedPolicy, OraclePolicy, print_table, run_arm, summarise
+from evaluation.arms import FixedPolicy, OraclePolicy, run_arm
+from evaluation.table import print_table, summarise
 from exchange.protocols import SamplingParams
 from exchange.records import Example
 from rewards.rubric import RewardConfig, Rubric
@@ -12,7 +13,7 @@ from student_clients.errors import StudentServerError
 from student_clients.scripted import ScriptedStudent
 
 EXAMPLES = [
-    Example(id=str(i), task="gsm8k", split="test", query=f"{i} + 1?", gold=str(i + 1), oracle=f"Add one to {i}.") for i in range(20)
+    Example(id=str(i), task="gsm8k", split="test", query=f"{i} + 1?", gold=str(i + 1), oracle=f"Add one to {i}.") for i in range(60)
 ]
 
 
@@ -39,21 +40,21 @@ def run(**policies):
             for name, policy in policies.items()
         }
 
-    return summarise(asyncio.run(arms()), split="test")
+    return summarise(asyncio.run(arms()), EXAMPLES)
 
 
 def test_every_arm_is_paired_with_raw_and_a_failure_is_no_zero(capsys):
     summary = run(raw=FixedPolicy(""), trained=OraclePolicy(EXAMPLES), oracle=OraclePolicy(EXAMPLES))
-    assert (summary.n, summary.split, summary.verdict) == (20, "test", "gain")
+    assert (summary.n, summary.split, summary.verdict) == (60, "test", "gain")
     raw, trained = summary.arms["raw"], summary.arms["trained"]
-    assert (raw.mean, raw.n, raw.failed, raw.silence_rate) == (pytest.approx(5 / 19), 19, 1, 1.0)
+    assert (raw.mean, raw.n, raw.failed, raw.silence_rate) == (pytest.approx(5 / 59), 59, 1, 1.0)
     assert (trained.mean, trained.failed, trained.silence_rate) == (1.0, 1, 0.0)
-    assert summary.vs_raw["trained"].difference == pytest.approx(14 / 19)
-    assert (summary.vs_raw["trained"].help_rate, summary.vs_raw["trained"].harm_rate) == (pytest.approx(14 / 19), 0.0)
+    assert summary.vs_raw["trained"].difference == pytest.approx(54 / 59)
+    assert (summary.vs_raw["trained"].help_rate, summary.vs_raw["trained"].harm_rate) == (pytest.approx(54 / 59), 0.0)
     assert "raw" not in summary.vs_raw
     print_table(summary, title="toy")
     printed = capsys.readouterr().out
-    assert "verdict: gain" in printed and "26.3%" in printed
+    assert "verdict: gain" in printed and "8.5%" in printed
 
 
 def test_a_silent_teacher_changes_nothing():

@@ -4,14 +4,16 @@ import json
 
 import pytest
 
+from evaluation.arms import ArmConfig
 from exchange.settings import SettingError, load, parse_flags
+from teacher.arms import arm_student, extra_policy
 from teacher.config import TrainConfig, resolve
-from teacher.evaluate import extra_arm, main
+from teacher.evaluate import main
 from teacher.policy import load_model, save_teacher
 from teacher.prompt import TeacherPrompt
-from teacher.run_directory import RunDirectory
+from teacher.run_directory import RunDirectory, mark_complete
 
-FLAGS = ["--eval.n=12"]
+FLAGS = ["--eval.n=12", "--eval.include=[]"]
 
 
 @pytest.fixture
@@ -74,14 +76,14 @@ def test_the_dry_run_asks_nothing(run, capsys):
 def test_extra_arms_are_texts_files_runs_and_models(run, tmp_path, capsys):
     (tmp_path / "cot.txt").write_text("Think step by step.\n")
     arms = [
-        "--eval.arms.static:cot.text=Think.",
+        "--eval.arms.static:mine.text=Think.",
         f"--eval.arms.static:file.file={tmp_path / 'cot.txt'}",
         f"--eval.arms.blind.run={run.path}",
         "--eval.arms.model:base.model=lab:arithmetic/teacher",
     ]
     assert main([str(run.path), *FLAGS, *arms]) == 0
     names = list(json.loads((run.path / "summary.json").read_text())["eval"]["arms"])
-    assert names == ["raw", "static", "untrained", "static:cot", "static:file", "blind", "model:base", "trained", "oracle"]
+    assert names == ["raw", "static", "untrained", "static:mine", "static:file", "model:base", "blind", "trained", "oracle"]
 
 
 @pytest.mark.parametrize(
@@ -114,4 +116,114 @@ def test_what_is_no_run_and_a_student_that_is_not_there(run, tmp_path, capsys, f
 def test_an_empty_arm_is_refused():
     config = load(TrainConfig, {}, parse_flags(["--eval.arms.x.text="]))
     with pytest.raises(SettingError, match="given: none"):
-        extra_arm(resolve(config), "x", config.eval.arms["x"])
+        extra_policy(resolve(config), "x", config.eval.arms["x"])
+
+
+ALL = ["--eval.n=12", "--eval.include=[best_static, router, majority, self, bigger]", "--eval.search_calls=200"]
+
+
+def test_every_arm_of_the_lab_is_run_and_again_nothing_is_asked_and_no_byte_changes(run, capsys):
+    """The second acceptance: table, eval block and reports are byte-identical, and the student is asked nothing."""
+    seen = []
+    for _ in range(2):
+        before = counted()
+        assert main([str(run.path), *ALL]) == 0
+        table, _, rest = capsys.readouterr().out.partition("report: ")
+        files = {name: (run.path / name).read_bytes() for name in ("report.html", "report.md", "report.json", "evaluation.jsonl")}
+        seen.append((table, json.dumps(json.loads((run.path / "summary.json").read_text())["eval"]), files))
+        asked = counted() - before
+    assert asked == 0 and "fresh calls" not in rest
+    assert seen[0] == seen[1]
+    summary = json.loads(seen[0][1])
+    names = ["raw", "static", "best_static", "router", "majority", "untrained", "self", "bigger", "trained", "oracle"]
+    assert list(summary["arms"]) == names and [name for name in names if f" {name} " not in seen[0][0]] == []
+    assert summary["arms"]["self"]["use"]["leak_rate"] == 1.0  # the lab's student answers, whatever it is asked
+    # A vote takes all of its answers: three prompts a question at least.
+    assert summary["arms"]["majority"]["use"]["prompt_tokens"] >= 3 * summary["arms"]["raw"]["use"]["prompt_tokens"]
+    assert "training calls" in summary["arms"]["router"]["about"]
+
+
+def counted():
+    """Sequences that embedded students have computed in this process."""
+    return COMPUTED[0]
+
+
+COMPUTED = [0]
+
+
+@pytest.fixture(autouse=True)
+def _count(monkeypatch):
+    from student_clients.embedded import EmbeddedStudent
+
+    answer = EmbeddedStudent._completion
+
+    def completion(self, *args):
+        COMPUTED[0] += 1
+        return answer(self, *args)
+
+    monkeypatch.setattr(EmbeddedStudent, "_completion", completion)
+
+
+def test_a_sampling_student_is_asked_raw_once_more_for_the_churn_floor(run, tmp_path):
+    flags = ["--eval.n=60", "--student.temperature=0.7", "--student.seed=3", f"--run.dir={tmp_path / 'noisy'}"]
+    assert main(["lab_arithmetic_grpo", *flags, "--eval.include=[raw_again]", "--task.dial=0.5"]) == 0
+    summary = json.loads((tmp_path / "noisy" / "summary.json").read_text())["eval"]
+    floor = summary["vs_raw"]["raw_again"]
+    assert summary["churn"] == "measured" and floor["churn"] > 0
+    assert floor["net_help_low"] <= 0 <= floor["net_help_high"] and floor["net_harm_low"] <= 0 <= floor["net_harm_high"]
+    assert summary["arms"]["raw"] != summary["arms"]["raw_again"]
+
+
+def test_several_samples_a_question(run, tmp_path):
+    flags = ["--eval.n=8", "--eval.samples=3", "--student.temperature=0.7", "--eval.include=[]", f"--run.dir={tmp_path / 'k'}"]
+    assert main(["lab_arithmetic_grpo", *flags]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "k" / "evaluation.jsonl").read_text().splitlines()]
+    assert {len(row["answers"]) for row in rows} == {3}
+    assert json.loads((tmp_path / "k" / "summary.json").read_text())["eval"]["samples"] == 3
+
+
+def test_an_arm_may_have_a_student_of_its_own(run):
+    moved = f"--eval.arms.moved={{run: {run.path}, student: {{model: lab:arithmetic/student_b}}}}"
+    arms = ["--eval.arms.stronger.student.model=lab:arithmetic/student_b", moved]
+    assert main([str(run.path), *FLAGS, *arms]) == 0
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["eval"]["arms"]["stronger"]["about"] == "answered by lab:arithmetic/student_b"
+    assert summary["eval"]["arms"]["stronger"]["silence_rate"] == 1.0 > summary["eval"]["arms"]["moved"]["silence_rate"]
+
+
+def test_the_warm_start_alone_is_an_arm_where_the_run_has_one(run):
+    model, tokenizer = load_model("lab:arithmetic/teacher")
+    folder = run.path / "checkpoints" / "warm_start"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    mark_complete(folder)
+    assert main([str(run.path), *FLAGS]) == 0
+    arms = json.loads((run.path / "summary.json").read_text())["eval"]["arms"]
+    assert arms["sft"] == arms["untrained"]  # the same weights here
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eval.include=[rooter]"], "eval.include.0='rooter': input should be 'raw_again', 'cot', 'best_static', 'router'"),
+        (["--eval.include=rooter"], "eval.include.0='rooter'"),
+        (["--eval.samples=2"], "eval.samples=2: a greedy student gives the same answer each time"),
+        (["--eval.arms.x.student.modell=a"], "eval.arms.x.student.modell='a': no such setting; did you mean model?"),
+        (["--eval.arms.x.student={base_url: nowhere, model: m}"], "eval.arms.x.student.base_url='nowhere': a URL begins with"),
+        (["--eval.arms.x.student={base_url: https://api.example.com/v1, model: m}"], "no price is known for 'm'"),
+        (["--eval.arms.x.file=/nowhere.json"], "no such file"),
+    ],
+)
+def test_bad_settings_of_arms_are_one_clear_line(run, capsys, flags, message):
+    assert main([str(run.path), *FLAGS, *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+def test_a_small_model_that_answers_itself_leaves_the_server_of_the_run_behind():
+    served = {"kind": "openai", "base_url": "http://localhost:1/v1", "model": "m", "max_tokens": 99}
+    config = resolve(load(TrainConfig, {"student": served}))
+    small = arm_student(config, "direct", ArmConfig(student={"kind": "embedded", "model": "lab:arithmetic/student"}))
+    assert (small.kind, small.base_url, small.max_tokens) == ("embedded", None, 99)
+    stronger = arm_student(config, "stronger", ArmConfig(student={"model": "larger"}))
+    assert (stronger.kind, stronger.base_url, stronger.model) == ("openai", "http://localhost:1/v1", "larger")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.arms import EvalSummary
+from evaluation.table import EvalSummary
 from tasks.lab_arithmetic import load
 from teacher.locate import find_teacher
 from teacher.run_directory import RunDirectory
@@ -21,6 +21,7 @@ TINY = [
     "--max_steps=2",
     "--eval.every=1",
     "--eval.n=24",
+    "--eval.include=[]",
     "--task.train_size=80",
     "--task.validation_size=12",
     "--teacher.warm_start.questions=6",
@@ -48,15 +49,15 @@ def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsy
     summary = json.loads((run.path / "summary.json").read_text())
     assert (summary["task"], summary["algorithm"], summary["seed"], summary["steps"]) == ("lab_arithmetic", "grpo", 0, 2)
     arms = EvalSummary.model_validate(summary["eval"]).arms
-    assert list(arms) == ["raw", "static", "untrained", "trained", "oracle"]
+    assert list(arms) == ["raw", "static", "untrained", "sft", "trained", "oracle"]
     assert all(arm.n == 24 and arm.failed == 0 for arm in arms.values())
     # The warm start asks each of 6 questions raw and those it must up to 4 times more; then 3 validations of 12, 2 steps of 16, each
-    # question of those once raw, and 5 arms of 24. Equal requests in flight are asked once.
+    # question of those once raw, and 6 arms of 24. Equal requests in flight are asked once.
     warm_start = [line for line in run.lines("episodes.jsonl") if line["step"] == 0]
     assert 6 <= len(warm_start) <= 6 + 6 * 4
     trained_on = {line["example_id"] for line in run.lines("episodes.jsonl") if line["step"]}
     student = summary["student"]
-    assert student["calls"] + student["cache_hits"] == len(warm_start) + 3 * 12 + 2 * 16 + len(trained_on) + 12 + 5 * 24
+    assert student["calls"] + student["cache_hits"] == len(warm_start) + 3 * 12 + 2 * 16 + len(trained_on) + 12 + 6 * 24
     assert student["failures"] == 0 and student["completion_tokens"] > 0
     assert [line["step"] for line in run.lines("metrics.jsonl")] == [1, 2]
     assert [line["step"] for line in run.lines("validation.jsonl")] == [0, 1, 2]
@@ -85,7 +86,7 @@ def test_the_dry_run_counts_the_calls_and_asks_nothing(runs, capsys):
     assert main([*TINY, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     calls = json.loads(printed[printed.rindex('{\n "student_calls_at_most"') :])["student_calls_at_most"]
-    assert calls == {"warm_start": 30, "training": 32, "raw": 20, "validation": 36, "evaluation": 120, "total": 238}
+    assert calls == {"warm_start": 30, "training": 32, "raw": 20, "validation": 36, "evaluation": 144, "total": 262}
     assert not runs.exists()
 
 

@@ -13,7 +13,8 @@ from exchange.settings import SettingError
 from rewards.rubric import RewardConfig, Rubric
 from student_clients.errors import StudentServerError
 from student_clients.scripted import ScriptedStudent
-from teacher.warm_start import KEPT, WAVE, best_of_n, keep_best, read_pairs
+from teacher.prompt import TeacherPrompt
+from teacher.warm_start import KEPT, WAVE, best_of_n, keep_best, logged_rows
 
 
 def example(name, gold):
@@ -88,26 +89,30 @@ def test_only_right_well_formed_distinct_instructions_of_the_highest_value_are_k
     assert keep_best([episode("Wrong one.", 0.0, correct=0.0)], random.Random(0)) == []
 
 
-def test_pairs_of_a_file_are_queries_and_instructions(tmp_path):
+PROMPT = TeacherPrompt.named("lab")
+
+
+def test_lines_of_a_file_are_queries_and_instructions(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    path.write_text('{"query": "1 + 1?", "instruction": "Add."}\n\n{"query": "2?", "instruction": "", "source": "me"}\n')
-    assert read_pairs(path) == [("1 + 1?", "Add."), ("2?", "")]
+    path.write_text('{"query": "1 + 1?", "instruction": "Add."}\n\n{"query": "2?", "instruction": "", "value": 1}\n')
+    rows = logged_rows(str(path), PROMPT)
+    assert [(row["prompt"][-1]["content"], row["completion"][0]["content"]) for row in rows] == [("1 + 1?", "Add."), ("2?", "")]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no line"),
-        ("{", ":1: not JSON"),
-        ('{"query": "a", "instruction": "b"}\n{"query": "a"}', ':2: expected {"query": "...", "instruction": "..."}'),
-        ('{"query": " ", "instruction": "b"}', ":1: the query is empty"),
-        ("[1]", ":1: expected"),
+        ("{", ":1"),
+        ('{"query": "a", "instruction": "b"}\n{"query": "a"}', ":2: field 'instruction' is missing or not text"),
+        ('{"query": " ", "instruction": "b"}', ":1"),
+        ('{"instruction": "b"}', ":1"),
+        ("[1]", ":1"),
     ],
 )
 def test_bad_pairs_name_file_and_line(tmp_path, text, message):
     path = tmp_path / "pairs.jsonl"
     path.write_text(text)
     with pytest.raises(SettingError, match=re.escape(message)):
-        read_pairs(path)
-    with pytest.raises(SettingError, match="no such file"):
-        read_pairs(tmp_path / "nowhere")
+        logged_rows(str(path), PROMPT)
+    with pytest.raises(SettingError, match="nowhere"):
+        logged_rows(str(tmp_path / "nowhere"), PROMPT)
