@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 
-from store.events import Event, EventLog
+from store.event_file import Event
+from store.events import EventLog
 from store.memory import MemoryStore
 from store.protocol import LARGEST_AMOUNT, Store, StoreError
 from store.redis import RedisStore

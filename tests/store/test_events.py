@@ -16,7 +16,8 @@ from typing import TypeVar
 import pytest
 
 from store import Event, EventLog, StoreError
-from store.events import RETRY_S, EventFile
+from store.event_file import EventFile
+from store.events import RETRY_S
 from tests.redis_server import RedisServer, running_redis
 from tests.store.conftest import WORKER
 from tests.store.worker import event_of
@@ -314,9 +315,6 @@ def test_a_redis_that_lost_everything_is_filled_again(tmp_path: Path) -> None:
             await asyncio.gather(a.exchange(), b.exchange())
             server.kill()
             server.start()
-            fresh = EventLog(
-                tmp_path / "fresh.db", redis_url=server.url, namespace=a._stream._keys[0].partition(":")[0], redis_timeout_s=10
-            )
             a.start()
             b.start()
             fresh.start()
