@@ -23,7 +23,7 @@ class Event:
     """Seconds since 1970."""
     content: dict[str, Any] = field(default_factory=dict)
     subject: str = ""
-    """Whom it is about, for `about`."""
+    """Whom it is about, for `first`."""
 
     def packed(self) -> bytes:
         """Raises ValueError for numbers that are no JSON and for text that is no Unicode."""
@@ -74,10 +74,11 @@ class EventFile(SQLiteFile):
         with self._opened() as connection:
             return _by_id(connection, event_id)
 
-    def about(self, topic: str, subject: str) -> list[Event]:
+    def first(self, topic: str, subject: str, kind: str) -> Event | None:
         with self._opened() as connection:
-            query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND subject = ? ORDER BY seq"
-            return [_event(row) for row in connection.execute(query, (topic, subject))]
+            query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND subject = ? AND kind = ? ORDER BY seq LIMIT 1"
+            row = connection.execute(query, (topic, subject, kind)).fetchone()
+        return None if row is None else _event(row)
 
     def read(self, topic: str, after: int, limit: int) -> list[tuple[int, Event]]:
         with self._opened() as connection:

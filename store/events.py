@@ -92,11 +92,11 @@ class EventLog:
             found = await self._in_thread(self._file.get, event_id)
         return found
 
-    async def about(self, topic: str, subject: str) -> list[Event]:
-        """The events of a topic about one subject, in order of arrival; looks at other replicas where there is none."""
-        found = await self._in_thread(self._file.about, topic, subject)
-        if not found and await self.exchange():
-            found = await self._in_thread(self._file.about, topic, subject)
+    async def first(self, topic: str, subject: str, kind: str) -> Event | None:
+        """The first event of that kind about a subject; looks at other replicas where there is none."""
+        found = await self._in_thread(self._file.first, topic, subject, kind)
+        if found is None and await self.exchange():
+            found = await self._in_thread(self._file.first, topic, subject, kind)
         return found
 
     async def read(self, topic: str, *, after: int = 0, limit: int = PAGE) -> list[tuple[int, Event]]:

@@ -69,8 +69,8 @@ def test_what_was_appended_is_read_again_by_another_process(tmp_path: Path) -> N
         assert await log.read_all("other") == []
         assert await log.get("b") == event("b", text="ü\ud800")
         assert await log.get("c") is None
-        assert [found.id for found in await log.about("t", "someone")] == ["a", "b"]
-        assert await log.about("t", "nobody") == []
+        assert await log.first("t", "someone", "k") == event("a", value=1)
+        assert await log.first("t", "someone", "other") is await log.first("t", "nobody", "k") is None
         assert await log.pending() == 2
         await log.aclose()
 
@@ -246,8 +246,8 @@ def test_replicas_see_each_others_events_and_agree_on_an_id(tmp_path: Path, redi
         assert await b.append([event("one", value=2), event("two")]) == [event("one", value=1), event("two")]
         assert await b.get("one") == event("one", value=1)
         assert await a.get("two") == event("two")
-        assert await a.about("t", "someone") == [event("one", value=1), event("two")]
-        assert await names(a) == await names(b) == ["one", "two"]
+        assert await b.append([Event(id="three", topic="t", kind="k", time=2.0, subject="she")]) == [await a.first("t", "she", "k")]
+        assert await names(a) == await names(b) == ["one", "two", "three"]
         assert await a.pending() == await b.pending() == 0
         await a.aclose()
         await b.aclose()
