@@ -3,8 +3,9 @@
 The service writes three kinds of events about units (`store.Event`, topic `data_topic(…)`, subject = the unit); `forced` ones are exposures
 of units that were put into their arm by hand:
 
-    exposure, forced  {"request_id", "unit", "arm", "forced", "propensity", "source", "degraded", "teacher", "covariate", "measured": {}}
-    outcome           {"request_id", "unit", "arm", "forced", "metric", "value", "key"}
+    exposure, forced  {"request_id", "experiment", "unit", "arm", "forced", "propensity", "source", "degraded", "teacher",
+                       "covariate", "measured": {metric: value}}
+    outcome           {"request_id", "experiment", "unit", "arm", "forced", "metric", "value", "key"}
 
 `analysis_rows` makes lines of `evaluation/ab_log.py` of them: an exposure is a line with the value null, so a unit without outcome counts
 as missing; a request that fell back stays in its arm (intention to treat). Guardrails have a log of their own, because each errs by
@@ -89,6 +90,10 @@ class OnlineReport(AbReport):
     """Over the exported log (`GET /experiments/{id}/log`), from which everything here follows."""
 
 
+TOPIC = "experiments"
+"""The topic of experiments' creations, ramps and stops."""
+
+
 def data_topic(tenant: str, experiment: str) -> str:
     """The topic of an experiment's exposures and outcomes."""
     return f"experiment/{tenant}/{experiment}"
@@ -152,8 +157,10 @@ class GuardrailWatch:
         found: dict[str, ArmStop] = {}
         for report in self.reports():
             if report.breached and report.excess is not None and report.low is not None:
-                facts = {name: getattr(report, name) for name in ("arm", "metric", "margin", "excess", "low", "binary")}
-                found.setdefault(report.arm, ArmStop(**facts))
+                # Rounded as a report is, whose figures it becomes.
+                figures = {name: float(f"{value:.10g}") for name, value in (("excess", report.excess), ("low", report.low))}
+                facts = {"arm": report.arm, "metric": report.metric, "margin": report.margin, "binary": report.binary}
+                found.setdefault(report.arm, ArmStop(**facts, **figures))
         return list(found.values())
 
 
@@ -240,6 +247,6 @@ def stop_sentence(stop: ArmStop, control: str) -> str:
     """Why an arm was stopped, as a product owner would say it."""
     low, excess, margin = (f"{100 * x:.3g} points" if stop.binary else f"{x:.4g}" for x in (stop.low, stop.excess, stop.margin))
     return (
-        f"{stop.arm} was stopped by its guardrail: its {stop.metric} was worse than {control}'s by more than {low} for sure "
-        f"({excess} as measured), and {margin} are allowed."
+        f"{stop.arm} was stopped by its guardrail: on {stop.metric} it was worse than {control} by more than {low} for sure "
+        f"({excess} as measured), where {margin} are allowed."
     )

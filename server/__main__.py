@@ -48,12 +48,12 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load(settings: ServerSettings) -> ServedTeacher:
-    """The teacher that `settings` mean. Raises SettingError whatever is wrong with its folder."""
+def load(settings: ServerSettings, named: str | None = None) -> ServedTeacher:
+    """The teacher that `named` or else the settings mean. Raises SettingError whatever is wrong with its folder."""
     from teacher.locate import find_teacher
     from teacher.policy import load_teacher
 
-    folder = find_teacher(settings.teacher)
+    folder = find_teacher(named or settings.teacher)
     try:
         return load_teacher(folder, batch_size=settings.teacher_batch)
     except SettingError:
@@ -81,7 +81,27 @@ def url(host: str | int, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
-def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.socket) -> None:
+def load_more(settings: ServerSettings) -> list[ServedTeacher]:
+    """The further teachers that experiments' arms may name."""
+    return [load(settings, name.strip()) for name in (settings.arm_teachers or "").split(",") if name.strip()]
+
+
+def check_events(settings: ServerSettings) -> None:
+    """Raises SettingError where a file that was named cannot be written. One that nobody named is made when it is needed."""
+    if settings.event_log is None:
+        return
+    from store import StoreError
+    from store.event_file import EventFile
+
+    try:
+        file = EventFile(settings.event_log)
+        file.check()
+        file.close()
+    except (ValueError, StoreError) as error:
+        raise SettingError(f"WST_EVENT_LOG={settings.event_log!r}: {error}") from None
+
+
+def serve(settings: ServerSettings, teacher: ServedTeacher, arm_teachers: Sequence[ServedTeacher], listener: socket.socket) -> None:
     """Run until SIGTERM or Ctrl-C; running requests get `shutdown_grace_s` to finish."""
     import uvicorn
 
@@ -95,7 +115,7 @@ def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.soc
             print(ready, flush=True)
 
     config = uvicorn.Config(
-        create_app(settings, teacher),
+        create_app(settings, teacher, arm_teachers),
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,
@@ -115,14 +135,16 @@ def main(argv: Sequence[str]) -> int:
         near = difflib.get_close_matches(unknown[0].partition("=")[0], ["--check", "--help", *(f"--{name}" for name in FLAGS)], n=1)
         raise SettingError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else ""))
     settings = read_settings({name: getattr(arguments, name) for name in FLAGS}, os.environ)
+    check_events(settings)
     if arguments.check:
         teacher = load(settings)
+        load_more(settings)
         print(f"good: teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) for {url(settings.host, settings.port)}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("wst").setLevel(settings.log_level.upper())
     with bind(settings) as listener:
-        serve(settings, load(settings), listener)
+        serve(settings, load(settings), load_more(settings), listener)
     return 0
 
 

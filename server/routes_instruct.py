@@ -8,11 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from server.engine import TeacherEngine
 from server.errors import InvalidField
-from server.line import Instructed, ServedTeacher, instruct
+from server.experiments import Experiments
+from server.routes_experiments import DeskOf, ExperimentsOf, TenantOf
 from server.settings import ServerSettings
-from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
+from server.treatment import Desk, Entry, treat
+from server.wire import Assignment, ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
 
@@ -22,28 +23,22 @@ def _settings(request: Request) -> ServerSettings:
     return settings
 
 
-def _teacher(request: Request) -> ServedTeacher:
-    teacher: ServedTeacher = request.app.state.teacher
-    return teacher
-
-
-def _engine(request: Request) -> TeacherEngine:
-    engine: TeacherEngine = request.app.state.engine
-    return engine
-
-
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
-TeacherOf = Annotated[ServedTeacher, Depends(_teacher)]
-EngineOf = Annotated[TeacherEngine, Depends(_engine)]
 
 
 @router.post("/instruct")
 async def post_instruct(
-    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+    body: InstructRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    experiments: ExperimentsOf,
+    tenant: TenantOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request.state.request_id, teacher, engine)
+    reply = await _serve(body, request.state.request_id, desk, experiments, tenant)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -51,7 +46,13 @@ async def post_instruct(
 
 @router.post("/instruct/batch")
 async def post_instruct_batch(
-    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+    body: InstructBatchRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    experiments: ExperimentsOf,
+    tenant: TenantOf,
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
     if len(body.items) > settings.max_batch_items:
@@ -59,7 +60,8 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", teacher, engine) for i, item in enumerate(body.items)))
+    serving = (_serve(item, f"{request_id}-{i}", desk, experiments, tenant) for i, item in enumerate(body.items))
+    replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
     return InstructBatchReply(items=tuple(replies), request_id=request_id)
@@ -72,17 +74,22 @@ def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
         raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
 
 
-async def _serve(body: InstructRequest, request_id: str, teacher: ServedTeacher, engine: TeacherEngine) -> InstructReply:
+async def _serve(body: InstructRequest, request_id: str, desk: Desk, experiments: Experiments, tenant: str) -> InstructReply:
     started = perf_counter()
-    done: Instructed = await instruct(body.example(request_id, teacher.task), engine)
+    entry = None
+    if body.experiment is not None:
+        # Without a unit every request is one of its own.
+        entry = Entry(body.experiment, body.unit or request_id, body.covariate, body.force_arm)
+    treated = await treat(body.example(request_id, desk.teacher.task), desk, experiments, tenant=tenant, entry=entry)
+    done, teacher = treated.instructed, treated.teacher
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,
         messages=done.messages,
         source=done.instruction.source,
-        teacher=TeacherName(id=teacher.id, sha256=teacher.sha256) if done.degraded is None else None,
-        request_id=request_id,
-        experiment=None,
+        teacher=None if teacher is None else TeacherName(id=teacher.id, sha256=teacher.sha256),
+        request_id=treated.request_id,
+        experiment=None if treated.experiment is None else Assignment(id=treated.experiment[0], arm=treated.experiment[1]),
         degraded=done.degraded,
         timings_ms={name: round(1000 * s, 3) for name, s in seconds.items()},
     )

@@ -30,6 +30,16 @@ class ServerSettings(Settings):
     """TCP port; 0 takes any free one, and the ready line names it."""
     teacher: str | None = None
     """A run directory or its teacher/ folder. None = the newest run with a complete teacher, else the shipped one."""
+    arm_teachers: str | None = None
+    """Further teachers for the arms of experiments: run directories or teacher folders, separated by commas. Each is held in memory."""
+    event_log: str | None = None
+    """File of experiments, exposures and outcomes, on a local disk. None = events.db in WST_RUNS_DIR, made with the first experiment."""
+    redis_url: str | None = None
+    """redis://HOST:PORT/DB of the Redis that replicas share; it takes the event log as a stream. None = this machine's file alone."""
+    redis_namespace: str = Field(default="wst", pattern=r"^[A-Za-z0-9_.-]+$")
+    """Begins every Redis key."""
+    guardrail_period_s: float = Field(default=5.0, gt=0.0, le=3600.0)
+    """Seconds between two checks of the experiments' guardrails."""
     deadline_ms: int = Field(default=2000, ge=1, le=60_000)
     """Longest wait for an instruction in milliseconds, queue included; past it the raw messages go out. 2000 fits a 0.5B teacher on CPU."""
     batch_window_ms: int = Field(default=2, ge=0, le=1000)

@@ -66,6 +66,11 @@ class EventLog:
         return self._stream is not None
 
     @property
+    def exists(self) -> bool:
+        """Whether the file has been made."""
+        return self._file.path.exists()
+
+    @property
     def redis_error(self) -> StoreError | None:
         """Why Redis did not take or give events when it was last asked; None = it did, or there is none."""
         return self._redis_error
