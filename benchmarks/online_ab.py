@@ -198,7 +198,7 @@ async def measure(users: int, kills: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="wst-online-") as name:
         folder = Path(name)
         redis = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
-        settings = {"WST_EVENT_LOG": f"{name}/events.db", "WST_REDIS_URL": redis.url, "WST_GUARDRAIL_PERIOD_S": "0.5"}
+        settings = {"WST_EVENT_LOG": f"{name}/events.db", "WST_STORE": redis.url, "WST_GUARDRAIL_PERIOD_S": "0.5"}
         service = ServiceProcess(unused_port(), settings)
         service.start()
         try:

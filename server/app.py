@@ -16,7 +16,6 @@ from server.experiments import Experiments, begin, open_events
 from server.line import ServedTeacher
 from server.middleware import BodyLimit, RequestIds
 from server.settings import ServerSettings
-from server.treatment import Desk
 
 # FastAPI's telemetry is on by default, its log records carry the text of exceptions, and an inherited FASTAPI_OTEL_AUTO_CONFIGURE would
 # export them. Queries are private: nothing leaves unless this says so.
@@ -28,8 +27,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, arm_teachers: S
 
     `settings` must be validated; host, port and teachers are not read here.
     """
-    desk = Desk(teacher, {one.sha256: (one, _engine(settings, one)) for one in (*arm_teachers, teacher)})
-    engine = desk.engines[teacher.sha256][1]
+    engines = {one.sha256: (one, _engine(settings, one)) for one in (*arm_teachers, teacher)}
     events = open_events(settings)
     experiments = Experiments(events)
 
@@ -39,7 +37,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, arm_teachers: S
         yield
         watching.cancel()
         await asyncio.wait([watching])
-        for _, each in desk.engines.values():
+        for _, each in engines.values():
             await each.aclose()
         await events.aclose()
 
@@ -51,8 +49,8 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, arm_teachers: S
         telemetry=NO_TELEMETRY,
         redirect_slashes=False,  # a redirect would be built from the caller's Host header
     )
-    app.state.settings, app.state.teacher, app.state.engine = settings, teacher, engine
-    app.state.desk, app.state.experiments = desk, experiments
+    app.state.settings, app.state.teacher, app.state.engines = settings, teacher, engines
+    app.state.experiments = experiments
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_experiments.router)

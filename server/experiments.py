@@ -230,9 +230,9 @@ def _refuse_overlap(one: Experiment, other: Experiment) -> None:
 def open_events(settings: ServerSettings) -> EventLog:
     """The event log that settings mean; nothing is opened yet. Raises SettingError for a URL or path that is none."""
     try:
-        return EventLog(settings.event_log or runs_dir() / "events.db", redis_url=settings.redis_url, namespace=settings.redis_namespace)
+        return EventLog(settings.event_log or runs_dir() / "events.db", redis_url=settings.store)
     except (ValueError, StoreError) as error:
-        raise SettingError(f"WST_REDIS_URL or WST_EVENT_LOG: {error}") from None
+        raise SettingError(f"WST_STORE or WST_EVENT_LOG: {error}") from None
 
 
 async def begin(experiments: Experiments, settings: ServerSettings) -> asyncio.Task[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -12,7 +13,6 @@ from evaluation.experiment import Experiment
 from server.errors import InvalidField, Unknown
 from server.experiments import NO_TENANT, Experiments, Running
 from server.outcomes import take
-from server.treatment import Desk
 from server.wire import (
     ErrorReply,
     ExperimentReply,
@@ -38,25 +38,25 @@ def _experiments(request: Request) -> Experiments:
     return experiments
 
 
-def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _loaded(request: Request) -> dict[str, str]:
+    """sha256 -> id of the teachers that arms may name."""
+    return {sha256: teacher.id for sha256, (teacher, _) in request.app.state.engines.items()}
 
 
 TenantOf = Annotated[str, Depends(tenant_of)]
 ExperimentsOf = Annotated[Experiments, Depends(_experiments)]
-DeskOf = Annotated[Desk, Depends(_desk)]
+LoadedOf = Annotated[dict[str, str], Depends(_loaded)]
 
 
 @router.post("/experiments", status_code=201)
 async def post_experiments(
-    body: Experiment, response: Response, tenant: TenantOf, experiments: ExperimentsOf, desk: DeskOf
+    body: Experiment, response: Response, tenant: TenantOf, experiments: ExperimentsOf, loaded: LoadedOf
 ) -> ExperimentReply:
     """Start an experiment. The same definition again changes nothing (200); another one under the same id is a conflict."""
     arms = []
     for index, arm in enumerate(body.arms):
         try:
-            arms.append(arm if arm.teacher is None else arm.model_copy(update={"teacher": desk.resolve(arm.teacher)}))
+            arms.append(arm if arm.teacher is None else arm.model_copy(update={"teacher": resolve(arm.teacher, loaded)}))
         except ValueError as error:
             raise InvalidField(f"arms.{index}.teacher", str(error)) from None
     running, new = await experiments.create(tenant, body.model_copy(update={"arms": tuple(arms)}))
@@ -128,6 +128,15 @@ async def post_outcomes(
             raise InvalidField("idempotency_key", "differs from the header Idempotency-Key")
         body = body.model_copy(update={"idempotency_key": idempotency_key})
     return await take(body, experiments, tenant)
+
+
+def resolve(name: str, loaded: Mapping[str, str]) -> str:
+    """The sha256 of the loaded teacher that an arm names: by its sum, at least 8 digits of it, or its id. Raises ValueError."""
+    for sha256, teacher_id in loaded.items():
+        if name == teacher_id or (len(name) >= 8 and sha256.startswith(name.lower())):
+            return sha256
+    known = ", ".join(f"{teacher_id} ({sha256[:12]})" for sha256, teacher_id in loaded.items())
+    raise ValueError(f"teacher {name[:80]!a} is not loaded; loaded: {known}. Start the server with more: WST_ARM_TEACHERS")
 
 
 def _reply(running: Running) -> ExperimentReply:

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from server.errors import InvalidField
 from server.experiments import Experiments
-from server.routes_experiments import DeskOf, ExperimentsOf, TenantOf
+from server.line import Instructed, instruct
+from server.routes_experiments import ExperimentsOf, TenantOf
 from server.settings import ServerSettings
-from server.treatment import Desk, Entry, treat
-from server.wire import Assignment, ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
+from server.treatment import Entry, treat
+from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
 
@@ -32,13 +33,12 @@ async def post_instruct(
     request: Request,
     response: Response,
     settings: SettingsOf,
-    desk: DeskOf,
     experiments: ExperimentsOf,
     tenant: TenantOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request.state.request_id, desk, experiments, tenant)
+    reply = await _serve(body, request, request.state.request_id, experiments, tenant)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -50,7 +50,6 @@ async def post_instruct_batch(
     request: Request,
     response: Response,
     settings: SettingsOf,
-    desk: DeskOf,
     experiments: ExperimentsOf,
     tenant: TenantOf,
 ) -> InstructBatchReply:
@@ -60,7 +59,7 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    serving = (_serve(item, f"{request_id}-{i}", desk, experiments, tenant) for i, item in enumerate(body.items))
+    serving = (_serve(item, request, f"{request_id}-{i}", experiments, tenant) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
@@ -74,22 +73,29 @@ def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
         raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
 
 
-async def _serve(body: InstructRequest, request_id: str, desk: Desk, experiments: Experiments, tenant: str) -> InstructReply:
+async def _serve(body: InstructRequest, request: Request, request_id: str, experiments: Experiments, tenant: str) -> InstructReply:
     started = perf_counter()
+    state = request.app.state
+    example = body.example(request_id, state.teacher.task)
     entry = None
     if body.experiment is not None:
         # Without a unit every request is one of its own.
         entry = Entry(body.experiment, body.unit or request_id, body.covariate, body.force_arm)
-    treated = await treat(body.example(request_id, desk.teacher.task), desk, experiments, tenant=tenant, entry=entry)
-    done, teacher = treated.instructed, treated.teacher
+
+    async def ask(sha256: str | None) -> tuple[Instructed, TeacherName] | None:
+        teacher, engine = state.engines.get(sha256 or state.teacher.sha256, (None, None))
+        return None if teacher is None else (await instruct(example, engine), TeacherName(id=teacher.id, sha256=teacher.sha256))
+
+    treated = await treat(example, ask, experiments, tenant=tenant, entry=entry)
+    done = treated.instructed
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,
         messages=done.messages,
         source=done.instruction.source,
-        teacher=None if teacher is None else TeacherName(id=teacher.id, sha256=teacher.sha256),
+        teacher=treated.teacher,
         request_id=treated.request_id,
-        experiment=None if treated.experiment is None else Assignment(id=treated.experiment[0], arm=treated.experiment[1]),
+        experiment=treated.experiment,
         degraded=done.degraded,
         timings_ms={name: round(1000 * s, 3) for name, s in seconds.items()},
     )

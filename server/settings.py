@@ -34,10 +34,8 @@ class ServerSettings(Settings):
     """Further teachers for the arms of experiments: run directories or teacher folders, separated by commas. Each is held in memory."""
     event_log: str | None = None
     """File of experiments, exposures and outcomes, on a local disk. None = events.db in WST_RUNS_DIR, made with the first experiment."""
-    redis_url: str | None = None
+    store: str | None = None
     """redis://HOST:PORT/DB of the Redis that replicas share; it takes the event log as a stream. None = this machine's file alone."""
-    redis_namespace: str = Field(default="wst", pattern=r"^[A-Za-z0-9_.-]+$")
-    """Begins every Redis key."""
     guardrail_period_s: float = Field(default=5.0, gt=0.0, le=3600.0)
     """Seconds between two checks of the experiments' guardrails."""
     deadline_ms: int = Field(default=2000, ge=1, le=60_000)
@@ -58,6 +56,13 @@ class ServerSettings(Settings):
     """Seconds that running requests have to finish after SIGTERM or Ctrl-C."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """info logs one line a request (method, path, status, time, request id; never a body); warning leaves these out."""
+
+    @field_validator("store")
+    @classmethod
+    def _is_redis(cls, store: str | None) -> str | None:
+        if store is not None and not store.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("replicas share a Redis: write redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH")
+        return store
 
     @field_validator("host")
     @classmethod
