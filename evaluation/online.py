@@ -99,6 +99,11 @@ def data_topic(tenant: str, experiment: str) -> str:
     return f"experiment/{tenant}/{experiment}"
 
 
+def text_topic(tenant: str) -> str:
+    """The topic of captured texts, and of outcomes of requests outside of experiments."""
+    return f"texts/{tenant}"
+
+
 def analysis_rows(event: Event, experiment: Experiment) -> list[dict[str, Any]]:
     """The lines of the analysed log that an event makes: one, or none where its metric is a guardrail's alone."""
     content = event.content

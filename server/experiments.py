@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.assignment import Allocation, Assignment, assign
 from evaluation.experiment import Experiment
-from evaluation.online import TOPIC, ArmStop, GuardrailWatch, OnlineReport, Status, data_topic, exported, report
+from evaluation.online import TOPIC, ArmStop, GuardrailWatch, OnlineReport, Status, data_topic, exported, report, text_topic
 from exchange.settings import SettingError
 from server.errors import Conflict, Unknown
 from server.settings import ServerSettings
@@ -161,6 +161,11 @@ class Experiments:
             if (stored.topic, stored.kind, stored.subject) == (event.topic, kind, unit):  # this one, or an earlier try of the same request
                 return known_as
         raise AssertionError("two requests of one nanosecond")
+
+    async def capture(self, tenant: str, request_id: str, unit: str, content: dict[str, Any]) -> None:
+        """Keep a request's texts."""
+        name = event_id("text", tenant, request_id)
+        await self.events.append([Event(name, text_topic(tenant), "text", time.time(), {"request_id": request_id, **content}, unit)])
 
     async def report(self, running: Running) -> OnlineReport:
         """Raises ValueError where nothing was logged yet."""

@@ -77,16 +77,14 @@ async def _serve(body: InstructRequest, request: Request, request_id: str, exper
     started = perf_counter()
     state = request.app.state
     example = body.example(request_id, state.teacher.task)
-    entry = None
-    if body.experiment is not None:
-        # Without a unit every request is one of its own.
-        entry = Entry(body.experiment, body.unit or request_id, body.covariate, body.force_arm)
+    # Without a unit every request is one of its own.
+    entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
 
     async def ask(sha256: str | None) -> tuple[Instructed, TeacherName] | None:
         teacher, engine = state.engines.get(sha256 or state.teacher.sha256, (None, None))
         return None if teacher is None else (await instruct(example, engine), TeacherName(id=teacher.id, sha256=teacher.sha256))
 
-    treated = await treat(example, ask, experiments, tenant=tenant, entry=entry)
+    treated = await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=state.settings.capture_text)
     done = treated.instructed
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(

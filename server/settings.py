@@ -36,6 +36,8 @@ class ServerSettings(Settings):
     """File of experiments, exposures and outcomes, on a local disk. None = events.db in WST_RUNS_DIR, made with the first experiment."""
     store: str | None = None
     """redis://HOST:PORT/DB of the Redis that replicas share; it takes the event log as a stream. None = this machine's file alone."""
+    capture_text: bool = False
+    """Whether queries and instructions are kept in the event log, for `teacher.collect`. Switch it on only where the users agreed."""
     guardrail_period_s: float = Field(default=5.0, gt=0.0, le=3600.0)
     """Seconds between two checks of the experiments' guardrails."""
     deadline_ms: int = Field(default=2000, ge=1, le=60_000)

@@ -33,10 +33,10 @@ Ask = Callable[[str | None], Awaitable[tuple[Instructed, TeacherName] | None]]
 
 @dataclass(frozen=True)
 class Entry:
-    """How a request takes part in an experiment."""
+    """Whose request it is, and how it takes part in an experiment."""
 
-    experiment: str
     unit: str
+    experiment: str | None = None
     covariate: float | None = None
     force_arm: str | None = None
 
@@ -53,11 +53,42 @@ class Treated:
     """Under which outcomes are taken."""
 
 
-async def treat(example: PublicExample, ask: Ask, experiments: Experiments, *, tenant: str, entry: Entry | None) -> Treated:
-    """Serve one request; `example.id` is its id. Raises InvalidField for a forced arm that does not exist."""
+async def treat(example: PublicExample, ask: Ask, experiments: Experiments, *, tenant: str, entry: Entry, capture: bool = False) -> Treated:
+    """Serve one request; `example.id` is its id. `capture` keeps its texts in the log, for `teacher.collect`: only where its owner agreed.
+
+    Raises InvalidField for a forced arm that does not exist.
+    """
+    treated = await _treated(example, ask, experiments, tenant, entry)
+    if capture:
+        try:
+            await experiments.capture(tenant, treated.request_id, entry.unit, _texts(example, treated, entry))
+        except StoreError as error:
+            log.error("the texts of a request were not kept: %s", error)
+    return treated
+
+
+def _texts(example: PublicExample, treated: Treated, entry: Entry) -> dict[str, Any]:
+    done, about = treated.instructed, treated.experiment
+    return {
+        "unit": entry.unit,
+        "experiment": None if about is None else about.id,
+        "arm": None if about is None else about.arm,
+        "forced": entry.force_arm is not None,
+        "task": example.task,
+        "query": example.query,
+        "system": example.system,
+        "history": [message.model_dump() for message in example.history],
+        "instruction": done.instruction.text,
+        "source": done.instruction.source,
+        "degraded": done.degraded,
+        "teacher": None if treated.teacher is None else treated.teacher.sha256,
+    }
+
+
+async def _treated(example: PublicExample, ask: Ask, experiments: Experiments, tenant: str, entry: Entry) -> Treated:
     started = perf_counter()
-    running = None if entry is None else experiments.find(tenant, entry.experiment)
-    if entry is None or running is None or running.status != "running":
+    running = None if entry.experiment is None else experiments.find(tenant, entry.experiment)
+    if running is None or running.status != "running":
         return await _taught(ask, None, example)
     try:
         assignment = experiments.assign(running, entry.unit, forced=entry.force_arm)
