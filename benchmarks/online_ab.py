@@ -26,12 +26,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from benchmarks.results_file import save
-from benchmarks.service_process import ServiceProcess, persistent
+from benchmarks.service_process import ServiceProcess, compare, persistent
 from evaluation.online import data_topic
 from exchange.compose import compose
 from exchange.protocols import SamplingParams
@@ -42,8 +42,9 @@ from store import EventLog
 from student_clients.embedded import EmbeddedStudent
 from tasks import lab_arithmetic
 from teacher.run_directory import git_commit
-from tests.conftest import unused_port
-from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
 
 NAME = "online_ab"
 DIAL = 0.25
@@ -168,17 +169,10 @@ async def check_history(world: World, redis: RedisServer, path: Path, folder: Pa
     while await replica.exchange():
         pass
     for name in world.exposures:
-        here, there = [await log.read_all(data_topic("", name)) for log in (old, replica)]
-        counts["replica_differs"] += here != there
-        found: dict[str, list[float | None]] = {}
-        for event in here:
-            content = event.content
-            key = content["request_id"] if event.kind == "exposure" else f"{content['request_id']} {content['metric']}"
-            found.setdefault(key, []).append(content.get("value"))
-        acknowledged: dict[str, float | None] = {**dict.fromkeys(world.exposures[name]), **world.outcomes[name]}
-        counts["acknowledged"] += len(acknowledged)
-        counts["lost"] += sum(value not in found.get(key, []) for key, value in acknowledged.items())
-        counts["doubled"] += sum(len(values) - 1 for values in found.values())
+        topic = data_topic("", name)
+        counts["replica_differs"] += await old.read_all(topic) != await replica.read_all(topic)
+        for what, count in (await compare(old, topic, world.exposures[name], world.outcomes[name])).items():
+            counts[what] += count
     await replica.aclose()
     await old.aclose()
     return counts
@@ -194,6 +188,9 @@ async def report_of(world: World, name: str) -> dict[str, Any]:
 
 async def measure(users: int, kills: int) -> dict[str, Any]:
     """Run everything; the results file's one run."""
+    from tests.conftest import unused_port
+    from tests.redis_server import RedisServer
+
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wst-online-") as name:
         folder = Path(name)

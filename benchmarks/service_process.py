@@ -1,4 +1,4 @@
-"""The service in a process of its own that a benchmark may kill -9 and start again, and a client that outlives it."""
+"""The service in a process of its own that a benchmark may kill -9 and start again, a client that outlives it, and a checker of its log."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx2
+
+from store import EventLog
 
 GIVE_UP_S = 120.0
 """Longest wait for a service that was killed to be back."""
@@ -39,6 +42,21 @@ class ServiceProcess:
             self._process.communicate()
             self._process = None
             self.kills += 1
+
+
+async def compare(log: EventLog, topic: str, exposures: Iterable[str], outcomes: Mapping[str, float]) -> dict[str, int]:
+    """What the log lacks and has twice of what was acknowledged: exposures by request id, outcomes by "REQUEST_ID METRIC" with values."""
+    found: dict[str, list[float | None]] = {}
+    for event in await log.read_all(topic):
+        content = event.content
+        key = f"{content['request_id']} {content['metric']}" if event.kind == "outcome" else content["request_id"]
+        found.setdefault(key, []).append(content.get("value"))
+    acknowledged: dict[str, float | None] = {**dict.fromkeys(exposures), **outcomes}
+    return {
+        "acknowledged": len(acknowledged),
+        "lost": sum(value not in found.get(key, []) for key, value in acknowledged.items()),
+        "doubled": sum(len(values) - 1 for values in found.values()),
+    }
 
 
 async def persistent(client: httpx2.AsyncClient, method: str, path: str, **request: Any) -> httpx2.Response:

@@ -30,6 +30,9 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m rewards.grade --task T [--strict] FILE.jsonl` | grades lines `{"gold", "output"}` (`-` = stdin): the same lines with `"correct"` and `"extracted"`, totals on stderr |
 | `python -m evaluation.analyze LOG.jsonl [--control A] [--alpha 0.05] [--planned-n N] [--weights arm=w,...] [--lower-is-better M,...] [--json]` | analyses an online A/B test from its log of exposures and outcomes |
 | `python -m evaluation.plan --effect E (--baseline R \\| --sd S) [--arms ...] [--control A] [--alpha] [--power] [--metrics] [--daily-units] [--events-per-unit] [--icc] [--covariate-correlation] [--json]` | how many units an A/B test needs |
+| `python -m evaluation.export EVENTS.db (--experiment ID \\| --texts) [--tenant T]` | lines out of a server's event log: an experiment's exposures and outcomes for `evaluation.analyze`, or captured texts with their outcomes for `teacher.collect` |
+| `python -m benchmarks.online_ab [--users N] [--kills K] [--no-save]` | online A/B tests end to end on a running server with Redis, killed in the middle; writes `benchmarks/results/online_ab.json` |
+| `python -m benchmarks.nothing_lost [--events N] [--kills K] [--redis-kills R] [--no-save]` | acknowledged events through kills of server and Redis; writes `benchmarks/results/nothing_lost.json` |
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
 | `python -m server [--host] [--port] [--teacher] [--check]` | serves `/instruct`; `--check` validates settings and teacher and ends |
 | `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
@@ -60,12 +63,30 @@ ROUTES = """
 |---|---|
 | `POST /instruct` | one query -> instruction and composed messages |
 | `POST /instruct/batch` | `{"items": [...]}`, each item as for `/instruct` |
+| `POST /experiments` | starts an experiment; 201, or 200 where the same definition stands already |
+| `GET /experiments`, `GET /experiments/{name}` | all, or one as it stands |
+| `POST /experiments/{name}/ramp` | `{"enrolled": 0.5}`: let more units take part; nobody who is in changes the arm |
+| `POST /experiments/{name}/stop` | ends it; outcomes of what was served are still taken |
+| `GET /experiments/{name}/report` | the verdict and what it rests on, as JSON or (`?format=html`, or in a browser) as a page |
+| `GET /experiments/{name}/log` | its log as JSON lines, for `python -m evaluation.analyze` |
+| `POST /outcomes` | what became of a request or a unit; on reply it is on the disk |
 | `GET /livez` | 200 while the process lives |
 | `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded |
 | `GET /docs` | the OpenAPI page |
 
-Fields of the request: `query` (required), `system`, `history`, `task`, `student`, `unit`, `experiment`. `source` in the answer says where the
+Fields of the request: `query` (required), `system`, `history`, `task`, `student`; for experiments `unit` (who asks; none = every request is
+a unit of its own), `experiment` (its id), `covariate` (a number known of the unit before), `force_arm` (for a look by hand). `source` in the answer says where the
 instruction comes from: `teacher`, `cache`, `static`, `silence`, or `passthrough`, whose reason stands in the header `WST-Degraded`.
+
+An experiment: `id`; `arms`, each `name`, `weight` and one of `"teacher": sha256 or id`, `"text": …`, `"raw": true`; `control`; `metric` and
+further `metrics`, each a name (any number) or `{"name", "kind": "binary|bounded|real", "low", "high", "lower_is_better"}`; `guardrails`, each
+`{"metric", "margin", "higher_is_worse", "alpha"}`; `planned_n`, `alpha`, `enrolled`, `layer` with `layer_slice`, `hypothesis`. A guardrail's
+metric is one that the service measures (`fallback`, `latency_ms`, `injection`) or one that outcomes are reported of. An arm that is surely
+worse than the control by more than `margin` is stopped: its units get the control's treatment, and with no arm left the experiment ends.
+
+An outcome: `request_id`, or `unit` and `experiment`; `metric`; `value`; `idempotency_key` (also the header `Idempotency-Key`). One value a
+request (or unit) and metric counts, several need a key each. Sent again it is `"duplicate": true`; with another value, 409. 404: what it is
+about was not served here. 422: not a metric of the experiment, or out of its range. 503: the event log fails, send it again.
 
 ## Metrics of a training run
 
