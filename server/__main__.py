@@ -9,6 +9,7 @@ curl localhost:8000/instruct -H 'content-type: application/json' -d '{"query": "
 from __future__ import annotations
 
 import argparse
+import asyncio
 import difflib
 import logging
 import os
@@ -87,17 +88,17 @@ def load_more(settings: ServerSettings) -> list[ServedTeacher]:
 
 
 def check_events(settings: ServerSettings) -> None:
-    """Raises SettingError where a file that was named cannot be written. One that nobody named is made when it is needed."""
+    """Raises SettingError for a store's URL that is none, and where a file that was named cannot be written. One that nobody named is made
+    when it is needed; a Redis that is down is no error, the file keeps what it misses."""
+    from server.experiments import open_events
+    from store import StoreError
+
+    events = open_events(settings)
     if settings.event_log is None:
         return
-    from store import StoreError
-    from store.event_file import EventFile
-
     try:
-        file = EventFile(settings.event_log)
-        file.check()
-        file.close()
-    except (ValueError, StoreError) as error:
+        asyncio.run(events.check())
+    except StoreError as error:
         raise SettingError(f"WST_EVENT_LOG={settings.event_log!r}: {error}") from None
 
 

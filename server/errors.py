@@ -61,6 +61,13 @@ class Unknown(HTTPException):
         super().__init__(404, message)
 
 
+class Unavailable(HTTPException):
+    """Not now; the caller sends it again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, {"Retry-After": "1"})
+
+
 def error_response(status: int, message: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The error reply. `message` may hold lone surrogates from a caller's field name; JSON over UTF-8 cannot."""
     kind = TYPES.get(status, "error")

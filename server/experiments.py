@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from evaluation.assignment import Allocation, Assignment, assign
 from evaluation.experiment import Experiment
 from evaluation.online import TOPIC, ArmStop, GuardrailWatch, OnlineReport, Status, data_topic, exported, report, text_topic
@@ -73,20 +75,24 @@ class Experiments:
         async with self._refreshing:
             while page := await self.events.read(TOPIC, after=self._place):
                 for place, event in page:
-                    self._apply(event)
                     self._place = place
+                    try:
+                        self._apply(event)
+                    except (ValidationError, KeyError) as error:
+                        log.error("event %s is none that this version knows (%s); it is left out", event.id, type(error).__name__)
 
     async def keep_watch(self, guardrail_period_s: float) -> None:
         """Follow other processes' changes and check guardrails until cancelled."""
-        checked = 0.0
+        due = 0.0
         while True:
             await asyncio.sleep(REFRESH_S)
             try:
                 if self.events.exists:
                     await self.refresh()
-                if time.monotonic() - checked >= guardrail_period_s:
-                    checked = time.monotonic()
+                if (began := time.monotonic()) >= due:
                     await self.check_guardrails()
+                    # Of a log of millions a check takes seconds: at most a tenth of the time goes into it.
+                    due = began + max(guardrail_period_s, 10.0 * (time.monotonic() - began))
             except StoreError as error:
                 log.error("experiments cannot be followed: %s", error)
 
@@ -170,11 +176,12 @@ class Experiments:
     async def report(self, running: Running) -> OnlineReport:
         """Raises ValueError where nothing was logged yet."""
         events = await self.events.read_all(running.topic)
-        return report(events, running.definition, status=running.status, stop_reason=running.stop_reason, stopped=running.stopped)
+        state: dict[str, Any] = {"status": running.status, "stop_reason": running.stop_reason, "stopped": running.stopped}
+        return await asyncio.to_thread(report, events, running.definition, **state)  # seconds for a large log
 
     async def log_lines(self, running: Running) -> bytes:
         """The experiment's log as `python -m evaluation.analyze` reads it."""
-        return exported(await self.events.read_all(running.topic), running.definition)
+        return await asyncio.to_thread(exported, await self.events.read_all(running.topic), running.definition)
 
     async def check_guardrails(self) -> None:
         """Look at what came since the last time and stop the arms that are surely worse than allowed."""
@@ -185,10 +192,10 @@ class Experiments:
             watch, place = self._watches.get(key, (GuardrailWatch(running.definition), 0))
             came = False
             while page := await self.events.read(running.topic, after=place):
-                watch.add(event for _, event in page)
+                await asyncio.to_thread(watch.add, [event for _, event in page])
                 place, came = page[-1][0], True
             self._watches[key] = (watch, place)
-            for stop in watch.breaches() if came else ():
+            for stop in await asyncio.to_thread(watch.breaches) if came else ():
                 if stop.arm not in running.stopped:
                     log.warning("experiment %s: %s stops arm %s", running.definition.id, stop.metric, stop.arm)
                     running = await self.stop_arm(running, stop)

@@ -10,14 +10,15 @@ import math
 import time
 
 from evaluation.ab_log import LARGEST_VALUE
-from server.errors import Conflict, InvalidField, Unknown
+from server.errors import Conflict, InvalidField, Unavailable, Unknown
 from server.experiments import Experiments, event_id
 from server.wire import Assignment, OutcomeReply, OutcomeRequest
-from store import Event, EventLog, StoreError
+from store import Event, EventLog
 
 
 async def take(outcome: OutcomeRequest, experiments: Experiments, tenant: str) -> OutcomeReply:
-    """Write an outcome; on return it is on the disk. Raises InvalidField, Unknown, Conflict, and StoreError where the log fails."""
+    """Write an outcome; on return it is on the disk. Raises InvalidField, Unknown, Conflict, Unavailable, and StoreError where the log
+    fails."""
     served = await _served(outcome, experiments, tenant)
     content = served.content
     for name in ("unit", "experiment"):
@@ -67,7 +68,7 @@ async def _served(outcome: OutcomeRequest, experiments: Experiments, tenant: str
 def _refuse_blindly(events: EventLog) -> None:
     """Another replica may have served the request; while that cannot be asked, "unknown" would be a guess."""
     if events.redis_error is not None:
-        raise StoreError(f"an outcome of a request that this replica has not served, and {events.redis_error}")
+        raise Unavailable("this replica has not served the request and cannot ask the others now, nothing was kept; try again")
 
 
 def _value(outcome: OutcomeRequest, experiments: Experiments, tenant: str, experiment: str | None) -> float:

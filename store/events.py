@@ -93,14 +93,14 @@ class EventLog:
     async def get(self, event_id: str) -> Event | None:
         """The event of that id, if this replica or, with a Redis that answers, another one has it."""
         found = await self._in_thread(self._file.get, event_id)
-        if found is None and await self.exchange():
+        while found is None and await self.exchange():
             found = await self._in_thread(self._file.get, event_id)
         return found
 
     async def first(self, topic: str, subject: str, kind: str) -> Event | None:
         """The first event of that kind about a subject; looks at other replicas where there is none."""
         found = await self._in_thread(self._file.first, topic, subject, kind)
-        if found is None and await self.exchange():
+        while found is None and await self.exchange():
             found = await self._in_thread(self._file.first, topic, subject, kind)
         return found
 

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from exchange.records import PublicExample
 from server.experiments import Experiments
+from store import Event
 from tests.requirements import ROOT
 from tests.server.fakes import FakePolicy, FakeTeacher, HangingPolicy, fail
 from tests.server.online import ARMS, asked, created, definition, online, told
@@ -301,3 +302,15 @@ def test_an_event_log_that_fails_costs_the_exposure_and_not_the_reply(tmp_path: 
         assert_error(response, 503, "unavailable", "nothing was kept")
         assert response.headers["retry-after"] == "1"
         assert_error(client.post("/experiments", json=definition(id="e2")), 503, "unavailable")
+
+
+def test_an_event_of_another_version_is_left_out(tmp_path: Path) -> None:
+    with online(tmp_path) as client:
+        created(client)
+        events = client.app.state.experiments.events  # type: ignore[attr-defined]
+        strange = {"tenant": "", "definition": {"id": "e0", "arms": "of another kind"}}
+        assert client.portal is not None
+        client.portal.call(events.append, [Event("x", "experiments", "created", 1.0, strange), Event("y", "experiments", "ramp", 1.0, {})])
+    with online(tmp_path) as client:
+        created(client, id="e2")
+        assert [one["id"] for one in client.get("/experiments").json()["experiments"]] == ["e1", "e2"]

@@ -145,6 +145,15 @@ def test_one_unit_cannot_decide_a_test(client: TestClient) -> None:
     assert sum(arm["n"] for arm in arms.values()) == 106
 
 
+def test_while_redis_is_down_an_unknown_request_is_not_called_unknown(tmp_path: Path) -> None:
+    with online(tmp_path, store="redis://127.0.0.1:1/0") as client:  # nobody listens there
+        created(client)
+        asked(client, "u", request_id="r")
+        assert told(client, request_id="r", value=1).status_code == 200
+        assert_error(told(client, request_id="other", value=1), 503, "unavailable", "cannot ask the others now")
+        assert outcomes(client) == [("u", "resolved", 1.0)]
+
+
 def test_other_tenants_see_and_reach_nothing(tmp_path: Path) -> None:
     """Keys are not this suite's: what sets the tenant is put in front of the app."""
     with online(tmp_path) as client:
