@@ -20,6 +20,7 @@ log = logging.getLogger("wst.server")
 
 TYPES = {
     400: "not_json",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from starlette.exceptions import HTTPException
 
 from evaluation.analyze import rounded
 from evaluation.experiment import Experiment
@@ -41,6 +42,12 @@ def _experiments(request: Request) -> Experiments:
 def _loaded(request: Request) -> dict[str, str]:
     """sha256 -> id of the teachers that arms may name."""
     return {sha256: teacher.id for sha256, (teacher, _) in request.app.state.engines.items()}
+
+
+def _no_foreign_page(request: Request) -> None:
+    """A page of another site can make a browser send a POST without a body, and that is enough to stop an experiment."""
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise HTTPException(403, "a page of another site may not do this")
 
 
 TenantOf = Annotated[str, Depends(tenant_of)]
@@ -83,7 +90,7 @@ async def post_ramp(name: str, body: RampRequest, tenant: TenantOf, experiments:
     return _reply(await experiments.ramp(experiments.named(tenant, name), body.enrolled))
 
 
-@router.post("/experiments/{name}/stop")
+@router.post("/experiments/{name}/stop", dependencies=[Depends(_no_foreign_page)])
 async def post_stop(name: str, tenant: TenantOf, experiments: ExperimentsOf, body: StopRequest | None = None) -> ExperimentReply:
     """End an experiment: no request enters any more, outcomes of those that did are still taken."""
     return _reply(await experiments.stop(experiments.named(tenant, name), (body or StopRequest()).reason))

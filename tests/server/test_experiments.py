@@ -160,6 +160,17 @@ def test_a_ramp_adds_units_and_moves_none(client: TestClient) -> None:
     assert_error(client.post("/experiments/e1/ramp", json={"enrolled": 1}), 409, "conflict", "is stopped")
 
 
+def test_a_page_of_another_site_stops_nothing(client: TestClient) -> None:
+    created(client)
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for site in ("cross-site", "same-site"):
+        response = client.post("/experiments/e1/stop", headers={**form, "sec-fetch-site": site})
+        assert_error(response, 403, "forbidden", "another site")
+    assert client.post("/experiments/e1/ramp", content="enrolled=1", headers=form).status_code == 400
+    assert client.get("/experiments/e1").json()["status"] == "running"
+    assert client.post("/experiments/e1/stop", headers={"sec-fetch-site": "same-origin"}).status_code == 200
+
+
 def test_experiments_of_one_layer_share_no_unit(client: TestClient) -> None:
     created(client, layer="l", layer_slice=[0, 0.5])
     refused = client.post("/experiments", json=definition(id="e2", layer="l", layer_slice=[0.4, 1]))
