@@ -71,15 +71,15 @@ class RedisStore:
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         names = [self._name("value", key) for key in keys]
-        return list(await self.ask(lambda server: server.mget(names))) if names else []
+        return list(await self._ask(lambda server: server.mget(names))) if names else []
 
     async def put(self, key: str, value: bytes) -> None:
         name = self._name("value", key)
-        await self.ask(lambda server: server.set(name, value))
+        await self._ask(lambda server: server.set(name, value))
 
     async def delete(self, key: str) -> None:
         name = self._name("value", key)
-        await self.ask(lambda server: server.delete(name))
+        await self._ask(lambda server: server.delete(name))
 
     async def add(self, account: str, changes: Mapping[str, int], *, limit: int | None = None) -> dict[str, int] | None:
         refuse_large(changes, limit)
@@ -87,18 +87,18 @@ class RedisStore:
         arguments: list[bytes | int | str] = ["" if limit is None else limit]
         for field, amount in changes.items():
             arguments += [field.encode(), amount]
-        reply = await self.ask(lambda server: server.eval(ADD, 1, name, *arguments))
+        reply = await self._ask(lambda server: server.eval(ADD, 1, name, *arguments))
         if reply == b"overflow":
             raise overflow(account)
         return None if reply is None else _counters(zip(reply[::2], reply[1::2]))
 
     async def totals(self, account: str) -> dict[str, int]:
         name = self._name("account", account)
-        return _counters((await self.ask(lambda server: server.hgetall(name))).items())
+        return _counters((await self._ask(lambda server: server.hgetall(name))).items())
 
     async def check(self) -> None:
         name = f"{self._namespace}:check"
-        await self.ask(lambda server: server.eval(CHECK, 1, name))
+        await self._ask(lambda server: server.eval(CHECK, 1, name))
 
     async def aclose(self) -> None:
         """Close the clients of this loop and of loops that still run on other threads; those of ended loops are closed."""
@@ -118,7 +118,7 @@ class RedisStore:
     def _name(self, kind: str, key: str) -> bytes:
         return f"{self._namespace}:{kind}:{key}".encode()
 
-    async def ask(self, command: Callable[[Any], Awaitable[Reply]]) -> Reply:
+    async def _ask(self, command: Callable[[Any], Awaitable[Reply]]) -> Reply:
         """The reply to one command; what redis-py raises leaves as StoreError."""
         import redis
 
@@ -159,7 +159,7 @@ class RedisStore:
             self._address,
             protocol=2,  # its connections begin without the greetings of version 3, each of which waits for an answer
             driver_info=None,
-            socket_timeout=None,  # `ask` times the whole of a command
+            socket_timeout=None,  # `_ask` times the whole of a command
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             max_connections=CONNECTIONS,

@@ -39,7 +39,7 @@ class RedisStream:
     async def push(self, events: Sequence[tuple[str, bytes]]) -> list[bytes | None]:
         """Add (id, event) pairs. None each where it is in the stream now, else the different event that was there before."""
         arguments = [part for event_id, data in events for part in (event_id.encode(), data)]
-        replies: list[bytes | None] = await self._server.ask(lambda server: server.eval(PUSH, 2, *self._keys, *arguments))
+        replies: list[bytes | None] = await self._server._ask(lambda server: server.eval(PUSH, 2, *self._keys, *arguments))
         return replies
 
     async def pull(self, after: str, count: int) -> tuple[bool, list[tuple[str, bytes]]]:
@@ -47,7 +47,7 @@ class RedisStream:
 
         The entry at `after` itself is asked for too: a stream without it is not the one that was read before.
         """
-        entries = await self._server.ask(lambda server: server.xrange(self._keys[0], min=after or "-", count=count + 1))
+        entries = await self._server._ask(lambda server: server.xrange(self._keys[0], min=after or "-", count=count + 1))
         found = [(place.decode(), fields[b"event"]) for place, fields in entries]
         if after and (not found or found[0][0] != after):
             return True, []
