@@ -84,7 +84,8 @@ async def _serve(body: InstructRequest, request: Request, request_id: str, exper
         teacher, engine = state.engines.get(sha256 or state.teacher.sha256, (None, None))
         return None if teacher is None else (await instruct(example, engine), TeacherName(id=teacher.id, sha256=teacher.sha256))
 
-    treated = await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=state.settings.capture_text)
+    capture = request.scope["state"].get("capture_text", state.settings.capture_text)
+    treated = await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
     done = treated.instructed
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(

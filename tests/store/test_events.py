@@ -91,6 +91,22 @@ def test_an_id_that_is_taken_gives_the_event_that_holds_it(tmp_path: Path) -> No
     run(body)
 
 
+def test_of_a_thousand_claims_at_once_one_is_granted(tmp_path: Path) -> None:
+    """Half from this process's log and half from another's on the same file."""
+
+    async def body() -> None:
+        logs = [EventLog(tmp_path / "events.db") for _ in range(2)]
+        claims = [event("a", value=i) for i in range(1000)]
+        granted = [stored for (stored,) in await asyncio.gather(*(logs[i % 2].append([claim]) for i, claim in enumerate(claims)))]
+        assert len({stored.content["value"] for stored in granted}) == 1
+        assert [stored is claim for stored, claim in zip(granted, claims)].count(True) == 1
+        assert await logs[0].read_all("t") == [granted[0]]
+        for log in logs:
+            await log.aclose()
+
+    run(body)
+
+
 def test_reading_goes_by_time_and_then_by_id(tmp_path: Path) -> None:
     async def body() -> None:
         log = EventLog(tmp_path / "events.db")
