@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the settings below, in lower case and without WST_")
     parser.add_argument("--host", help="loopback address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="TCP port, 0 for any free one (default 8000)")
     parser.add_argument("--teacher", metavar="FOLDER", help="run directory or teacher folder (default: newest run, else shipped)")
@@ -86,6 +87,7 @@ def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.soc
     import uvicorn
 
     from server.app import create_app
+    from server.errors import BrokenOffError
 
     ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
 
@@ -102,6 +104,8 @@ def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.soc
         proxy_headers=False,  # nothing here trusts a caller's address
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
+    # Nothing to trace: the student broke off, and our own log has said so.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], BrokenOffError)))
     try:
         Server(config).run(sockets=[listener])
     except OSError as error:  # another process took the port between bind and listen

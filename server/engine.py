@@ -32,6 +32,11 @@ class Answer:
     queue_s: float = 0.0
     teacher_s: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """The caller's whole wait for the teacher."""
+        return self.queue_s + self.teacher_s
+
 
 @dataclass(eq=False)
 class _Ticket:

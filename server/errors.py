@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 
 from server.wire import ErrorDetail, ErrorReply, InstructBatchRequest, InstructRequest
 
-TYPES = {400: "not_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid_field", 500: "internal"}
+TYPES = {
+    400: "not_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "invalid_field",
+    500: "internal",
+    502: "student_unreachable",
+    504: "student_timeout",
+    408: "too_slow",
+}
 FIELDS = (*InstructRequest.model_fields, *InstructBatchRequest.model_fields)
 NOT_JSON = "the body must be a JSON object, sent with Content-Type: application/json"
 
@@ -30,6 +40,10 @@ class InvalidField(HTTPException):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(422, f"{field}: {message}")
+
+
+class BrokenOffError(ConnectionError):
+    """An answer that had begun has no end. Leaves the app, so that the web server closes the connection and the caller sees it."""
 
 
 def error_response(status: int, message: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
