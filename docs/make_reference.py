@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from exchange.settings import setting_docs  # noqa: E402
 from server.settings import ServerSettings  # noqa: E402
 from server.students import ServedStudent  # noqa: E402
+from server.teachers import TeacherSource  # noqa: E402
 from teacher.config import HUB_TRL, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
 from teacher.config import TeacherConfig as Teacher  # noqa: E402
 
@@ -99,6 +100,11 @@ The student's errors come through as they are; 502 and 504 say that it could not
 slow. A stream that breaks off ends with an event `error` and a broken connection. Nothing is tried again but an instructed request that was
 refused as such: retries are the caller's client's.
 
+`/instruct` takes `WST-Teacher` too, and both take `WST-Timeout-Ms`: the milliseconds that the caller leaves for the instruction, where that
+is less than `WST_DEADLINE_MS`. Reasons for a passthrough that the teacher gives: `timeout`, `overloaded` (the queue is full, or as long as
+the deadline), `teacher_failed`, `teacher_down` (it failed five times in a row and is left alone for a second or longer), `query_too_long`,
+`refused_too_long`, `refused_chat_marker`, `refused_role_line`.
+
 ## Metrics of a training run
 
 `metrics.jsonl` holds a line a step. Ours:
@@ -154,6 +160,7 @@ def main() -> None:
     text += "\n## Settings of the server\n\nVariables `WST_<NAME>`, some also flags.\n\n"
     text += table([(f"WST_{name.upper()}", default, doc) for name, default, doc in setting_docs(ServerSettings)])
     text += "\n### A student of the proxy\n\nKeys below `students.NAME`.\n\n" + table(list(setting_docs(ServedStudent)))
+    text += "\n### A teacher of the server\n\nKeys below `teachers.NAME`.\n\n" + table(list(setting_docs(TeacherSource)))
     (ROOT / "docs" / "reference.md").write_text(text + ROUTES, encoding="utf-8")
 
 

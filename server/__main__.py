@@ -15,14 +15,14 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from server.settings import FLAGS, ServerSettings, read_settings, variables_help
-
-if TYPE_CHECKING:
-    from server.line import ServedTeacher
+from server.students import make_students
+from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
+from server.teachers import load as load_teacher
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,18 +50,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def load(settings: ServerSettings) -> ServedTeacher:
-    """The teacher that `settings` mean. Raises SettingError whatever is wrong with its folder."""
-    from teacher.locate import find_teacher
-    from teacher.policy import load_teacher
+    """The default teacher that `settings` mean. Raises SettingError whatever is wrong with it."""
+    return _load(settings, DEFAULT, settings.teachers.get(DEFAULT, TeacherSource(folder=settings.teacher)))
 
-    folder = find_teacher(settings.teacher)
-    try:
-        return load_teacher(folder, batch_size=settings.teacher_batch)
-    except SettingError:
-        raise
-    except Exception as error:  # a damaged folder fails in as many ways as there are files in it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SettingError(f"{folder}: cannot be loaded as a teacher ({type(error).__name__}: {reason})") from None
+
+def _load(settings: ServerSettings, name: str, source: TeacherSource) -> ServedTeacher:
+    teacher = load_teacher(
+        source, name, batch_size=settings.teacher_batch, threads=settings.teacher_lanes, timeout_s=settings.deadline_ms / 1000
+    )
+    if slow := check_speed(teacher, settings.deadline_ms / 1000):
+        if settings.slow_teacher == "refuse":
+            raise SettingError(slow)
+        print(f"server: {slow}", file=sys.stderr, flush=True)
+    return teacher
+
+
+def load_all(settings: ServerSettings) -> dict[str, ServedTeacher]:
+    """Every teacher by name."""
+    others = {name: _load(settings, name, source) for name, source in settings.teachers.items() if name != DEFAULT}
+    return {**others, DEFAULT: load(settings)}
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -82,13 +89,14 @@ def url(host: str | int, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
-def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.socket) -> None:
+def serve(settings: ServerSettings, teachers: dict[str, ServedTeacher], listener: socket.socket) -> None:
     """Run until SIGTERM or Ctrl-C; running requests get `shutdown_grace_s` to finish."""
     import uvicorn
 
     from server.app import create_app
     from server.errors import BrokenOffError
 
+    teacher = teachers[DEFAULT]
     ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
 
     class Server(uvicorn.Server):
@@ -97,7 +105,7 @@ def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.soc
             print(ready, flush=True)
 
     config = uvicorn.Config(
-        create_app(settings, teacher),
+        create_app(settings, teacher, teachers),
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,
@@ -120,13 +128,14 @@ def main(argv: Sequence[str]) -> int:
         raise SettingError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else ""))
     settings = read_settings({name: getattr(arguments, name) for name in FLAGS}, os.environ)
     if arguments.check:
-        teacher = load(settings)
+        make_students(settings.students)
+        teacher = load_all(settings)[DEFAULT]
         print(f"good: teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) for {url(settings.host, settings.port)}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("wst").setLevel(settings.log_level.upper())
     with bind(settings) as listener:
-        serve(settings, load(settings), listener)
+        serve(settings, load_all(settings), listener)
     return 0
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from server.engine import TeacherEngine
 from server.errors import InvalidField
-from server.line import Instructed, ServedTeacher, instruct
+from server.line import Instructed, instruct
 from server.settings import ServerSettings
+from server.teachers import Desk, Teachers
 from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
@@ -22,28 +23,41 @@ def _settings(request: Request) -> ServerSettings:
     return settings
 
 
-def _teacher(request: Request) -> ServedTeacher:
-    teacher: ServedTeacher = request.app.state.teacher
-    return teacher
+def desk_of(request: Request, name: str | None) -> Desk:
+    """The teacher that a caller names, None = the default one. Raises InvalidField."""
+    teachers: Teachers = request.app.state.teachers
+    desk = teachers.get(name)
+    if desk is None:
+        raise InvalidField("WST-Teacher", "this server has no such teacher")
+    return desk
 
 
-def _engine(request: Request) -> TeacherEngine:
-    engine: TeacherEngine = request.app.state.engine
-    return engine
+def deadline_of(request: Request) -> float | None:
+    """Seconds that the caller leaves us, from `WST-Timeout-Ms`: what is left of its own time, not a time of day. Raises InvalidField."""
+    text = request.headers.get("wst-timeout-ms")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,6}", text):
+        raise InvalidField("WST-Timeout-Ms", "must be a whole number of milliseconds, 1 to 9999999")
+    return int(text) / 1000
+
+
+def _desk(request: Request) -> Desk:
+    return desk_of(request, request.headers.get("wst-teacher"))
 
 
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
-TeacherOf = Annotated[ServedTeacher, Depends(_teacher)]
-EngineOf = Annotated[TeacherEngine, Depends(_engine)]
+DeskOf = Annotated[Desk, Depends(_desk)]
+DeadlineOf = Annotated[float | None, Depends(deadline_of)]
 
 
 @router.post("/instruct")
 async def post_instruct(
-    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request.state.request_id, teacher, engine)
+    reply = await _serve(body, request.state.request_id, desk, deadline_s)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -51,7 +65,7 @@ async def post_instruct(
 
 @router.post("/instruct/batch")
 async def post_instruct_batch(
-    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
     if len(body.items) > settings.max_batch_items:
@@ -59,7 +73,7 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", teacher, engine) for i, item in enumerate(body.items)))
+    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", desk, deadline_s) for i, item in enumerate(body.items)))
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
     return InstructBatchReply(items=tuple(replies), request_id=request_id)
@@ -72,9 +86,10 @@ def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
         raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
 
 
-async def _serve(body: InstructRequest, request_id: str, teacher: ServedTeacher, engine: TeacherEngine) -> InstructReply:
+async def _serve(body: InstructRequest, request_id: str, desk: Desk, deadline_s: float | None) -> InstructReply:
     started = perf_counter()
-    done: Instructed = await instruct(body.example(request_id, teacher.task), engine)
+    teacher = desk.teacher
+    done: Instructed = await instruct(body.example(request_id, teacher.task), desk, deadline_s=deadline_s)
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,

@@ -19,6 +19,7 @@ from server.errors import NOT_JSON, InvalidField
 from server.line import instruct
 from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, read
 from server.passing import PassedOn, Prepared
+from server.routes_instruct import deadline_of, desk_of
 from server.wire import ErrorReply
 
 router = APIRouter(prefix="/v1", responses={status: {"model": ErrorReply} for status in (400, 404, 413, 422, 502, 504)})
@@ -114,7 +115,9 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
         return Prepared(body.raw, None, degraded=body.bypass)
     if len(body.turn.query) > state.settings.max_query_chars:
         return Prepared(body.raw, None, degraded="query_too_long")
-    done = await instruct(body.turn.example(request.state.request_id, options.task or state.teacher.task), state.engine)
+    desk = desk_of(request, options.teacher)
+    example = body.turn.example(request.state.request_id, options.task or desk.teacher.task)
+    done = await instruct(example, desk, deadline_s=deadline_of(request))
     if not done.instruction.text:
         return Prepared(body.raw, None, source=done.instruction.source, degraded=done.degraded, teacher_s=done.answer.seconds)
     return Prepared(body.instructed(done.instruction.text), body.raw, source=done.instruction.source, teacher_s=done.answer.seconds)

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from exchange.settings import SettingError, Settings, load, read_yaml, setting_docs
 from server.students import ServedStudent
+from server.teachers import TeacherSource
 
 FLAGS = ("config", "host", "port", "teacher")
 """Flags with a value: the config file, and settings that are flags as well."""
@@ -35,6 +36,11 @@ class ServerSettings(Settings):
     """TCP port; 0 takes any free one, and the ready line names it."""
     teacher: str | None = None
     """A run directory or its teacher/ folder. None = the newest run with a complete teacher, else the shipped one."""
+    teachers: dict[str, TeacherSource] = Field(default_factory=dict)
+    """Further teachers by the name that callers write in `WST-Teacher`, e.g. {brief: {text: Be brief.}}. `default` takes the place of
+    `teacher`."""
+    slow_teacher: Literal["warn", "refuse"] = "warn"
+    """What to do at the start where a teacher cannot write its longest instruction within the deadline on this machine."""
     students: dict[str, ServedStudent] = Field(default_factory=dict)
     """What the proxy forwards to, by the name that callers write as `model`, e.g. {gpt-4o-mini: {base_url: https://api.openai.com/v1}}.
     Empty = `/instruct` alone."""
@@ -44,6 +50,21 @@ class ServerSettings(Settings):
     """Milliseconds an idle teacher waits for company before it starts. While it writes, requests gather anyway."""
     teacher_batch: int = Field(default=32, ge=1, le=4096)
     """Most requests that share one `generate`. A batch ends with its longest instruction, so a large one delays short answers."""
+    teacher_lanes: int = Field(default=2, ge=1, le=16)
+    """Batches that run at the same time, so that who comes late need not wait for the end of a long one. 2 on a CPU of two cores."""
+    late_join_ms: int = Field(default=50, ge=0, le=10_000)
+    """Milliseconds after which those who wait behind a running batch begin in another lane, where one is free."""
+    remote_concurrency: int = Field(default=128, ge=1)
+    """Most requests at the same time to a teacher behind HTTP."""
+    store: str | None = None
+    """Where replicas share cached instructions and limits: redis://HOST:PORT/DB, or env:NAME to take that from the environment. None =
+    each process for itself."""
+    store_timeout_ms: int = Field(default=50, ge=1, le=10_000)
+    """Longest wait for the store in milliseconds; what fails three times is left alone for a second and longer."""
+    cache_entries: int = Field(default=10_000, ge=0)
+    """Instructions that this process holds for equal queries of the same tenant; 0 = no cache."""
+    cache_ttl_s: float = Field(default=3600.0, gt=0)
+    """Seconds that a cached instruction is used."""
     max_queued: int = Field(default=256, ge=1)
     """Most requests that wait for the teacher; one more gets the raw messages at once ("overloaded")."""
     max_query_chars: int = Field(default=32_000, ge=1)

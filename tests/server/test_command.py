@@ -202,7 +202,7 @@ def test_clients_on_many_sockets_share_one_batch() -> None:
 
     policy = Company()
     app = create_app(ServerSettings(deadline_ms=20_000), FakeTeacher(policy))
-    engine: TeacherEngine = app.state.engine
+    engine: TeacherEngine = app.state.teachers.default.engine
     web = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(17) as pool:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
