@@ -158,7 +158,7 @@ class TeacherEngine:
         self._waiting[ticket] = None
         if key is not None:
             self._by_key[key] = ticket
-        self._running = {lane for lane in self._running if not lane.done()}
+        self._running -= {lane for lane in self._running if lane.done()}  # of an event loop that ended before it could say so
         loop = asyncio.get_running_loop()
         if not self._running:
             self._open_lane(self.window_s)
