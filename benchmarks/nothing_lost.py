@@ -42,7 +42,8 @@ import server.__main__ as command
 from exchange.command import run_command
 from evaluation.arms import FixedPolicy
 from types import SimpleNamespace
-command.load = lambda settings, named=None: SimpleNamespace(id="silence", sha256="00" * 32, task="any", policy=FixedPolicy(""))
+command.load = lambda settings: SimpleNamespace(
+    id="silence", sha256="00" * 32, task="any", policy=FixedPolicy(""), max_instruction_tokens=None)
 sys.exit(run_command("server", lambda: command.main(sys.argv[1:])))
 """
 EXPERIMENT = {

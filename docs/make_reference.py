@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from exchange.settings import setting_docs  # noqa: E402
 from server.settings import ServerSettings  # noqa: E402
+from server.students import ServedStudent  # noqa: E402
+from server.teachers import TeacherSource  # noqa: E402
 from teacher.config import HUB_TRL, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
 from teacher.config import TeacherConfig as Teacher  # noqa: E402
 
@@ -34,7 +36,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.online_ab [--users N] [--kills K] [--no-save]` | online A/B tests end to end on a running server with Redis, killed in the middle; writes `benchmarks/results/online_ab.json` |
 | `python -m benchmarks.nothing_lost [--events N] [--kills K] [--redis-kills R] [--no-save]` | acknowledged events through kills of server and Redis; writes `benchmarks/results/nothing_lost.json` |
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
-| `python -m server [--host] [--port] [--teacher] [--check]` | serves `/instruct`; `--check` validates settings and teacher and ends |
+| `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |
 | `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
@@ -51,6 +53,7 @@ Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was start
 | `WST_CACHE_DIR` | where answers that were paid for are kept (default `.cache/wst`) |
 | `WST_DATA_DIR` | folder of data sets (`gsm8k/train.jsonl.gz`, ...); else a folder `shared/data` beside the checkout, else the Hub is asked |
 | `WST_TEACHER` | teacher folder or run directory for `teacher.evaluate` and the server; default the newest run, else the shipped one |
+| `WST_CONFIG` | the server's config file, as `--config` |
 | `WST_REQUIRE` | tests: comma-separated programs whose absence fails instead of skipping |
 
 The server's settings are variables too, below.
@@ -70,6 +73,9 @@ ROUTES = """
 | `GET /experiments/{name}/report` | the verdict and what it rests on, as JSON or (`?format=html`, or in a browser) as a page |
 | `GET /experiments/{name}/log` | its log as JSON lines, for `python -m evaluation.analyze` |
 | `POST /outcomes` | what became of a request or a unit; on reply it is on the disk |
+| `POST /v1/chat/completions` | OpenAI's chat completions: the last user turn gets an instruction, the rest is forwarded as it stands; streams |
+| `POST /v1/responses` | OpenAI's responses, likewise |
+| `GET /v1/models`, `GET /v1/models/{name:path}` | the students that the proxy forwards to |
 | `GET /livez` | 200 while the process lives |
 | `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded |
 | `GET /docs` | the OpenAPI page |
@@ -87,6 +93,40 @@ worse than the control by more than `margin` is stopped: its units get the contr
 An outcome: `request_id`, or `unit` and `experiment`; `metric`; `value`; `idempotency_key` (also the header `Idempotency-Key`). One value a
 request (or unit) and metric counts, several need a key each. Sent again it is `"duplicate": true`; with another value, 409. 404: what it is
 about was not served here. 422: not a metric of the experiment, or out of its range. 503: the event log fails, send it again.
+
+### The proxy
+
+`model` names one of the server's students. Only a request whose last turn is a user's with text is instructed; a passthrough is forwarded byte
+for byte, an instructed body differs in the text of that turn. The reply's headers are the student's, and
+
+| header of the reply | meaning |
+|---|---|
+| `WST-Source` | where the instruction comes from, as `source` above |
+| `WST-Degraded` | why there is none: `opted_out`, `tool_turn`, `no_user_turn`, `no_text` (pictures alone), `not_unicode`, `already_instructed`, `query_too_long`, `student_refused` (the instructed request was refused and went once more as it came), or a reason as for `/instruct` |
+| `WST-Experiment`, `WST-Arm` | the experiment and arm that the request takes part in (`WST-Experiment` and `WST-Unit` of the request, else the body's `user`) |
+| `WST-Outcome-Id` | the `request_id` under which `/outcomes` takes what became of it |
+| `WST-Student-Request-Id` | the student's own request id; `X-Request-Id` is this server's |
+| `Server-Timing` | `teacher`: the wait for the instruction, `total`: until the student's answer began, in milliseconds |
+
+A caller may set these headers, or the same names below `wst` in the body, a field that is not forwarded
+(`extra_body={"wst": {"task": "gsm8k"}}`):
+
+| header of the request | field | meaning |
+|---|---|---|
+| `WST-Instruct: off` | `instruct` | forward as it stands |
+| `WST-Teacher` | `teacher` | one of the server's teachers |
+| `WST-Task` | `task` | the kind of question |
+| `WST-Unit` | `unit` | who asks |
+| `WST-Experiment` | `experiment` | the experiment to take part in |
+
+The student's errors come through as they are; 502 and 504 say that it could not be reached, broke off, refuses the server's key, or was too
+slow. A stream that breaks off ends with an event `error` and a broken connection. Nothing is tried again but an instructed request that was
+refused as such: retries are the caller's client's.
+
+`/instruct` takes `WST-Teacher` too, and both take `WST-Timeout-Ms`: the milliseconds that the caller leaves for the instruction, where that
+is less than `WST_DEADLINE_MS`. Reasons for a passthrough that the teacher gives: `timeout`, `overloaded` (the queue is full, or as long as
+the deadline), `teacher_failed`, `teacher_down` (it failed five times in a row and is left alone for a second or longer), `query_too_long`,
+`refused_too_long`, `refused_chat_marker`, `refused_role_line`.
 
 ## Metrics of a training run
 
@@ -142,6 +182,8 @@ def main() -> None:
     text += table(list(setting_docs(TrainConfig))) + presets()
     text += "\n## Settings of the server\n\nVariables `WST_<NAME>`, some also flags.\n\n"
     text += table([(f"WST_{name.upper()}", default, doc) for name, default, doc in setting_docs(ServerSettings)])
+    text += "\n### A student of the proxy\n\nKeys below `students.NAME`.\n\n" + table(list(setting_docs(ServedStudent)))
+    text += "\n### A teacher of the server\n\nKeys below `teachers.NAME`.\n\n" + table(list(setting_docs(TeacherSource)))
     (ROOT / "docs" / "reference.md").write_text(text + ROUTES, encoding="utf-8")
 
 

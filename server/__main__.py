@@ -16,14 +16,14 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from server.settings import FLAGS, ServerSettings, read_settings, variables_help
-
-if TYPE_CHECKING:
-    from server.line import ServedTeacher
+from server.students import make_students
+from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
+from server.teachers import load as load_teacher
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the settings below, in lower case and without WST_")
     parser.add_argument("--host", help="loopback address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="TCP port, 0 for any free one (default 8000)")
     parser.add_argument("--teacher", metavar="FOLDER", help="run directory or teacher folder (default: newest run, else shipped)")
@@ -49,19 +50,26 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load(settings: ServerSettings, named: str | None = None) -> ServedTeacher:
-    """The teacher that `named` or else the settings mean. Raises SettingError whatever is wrong with its folder."""
-    from teacher.locate import find_teacher
-    from teacher.policy import load_teacher
+def load(settings: ServerSettings) -> ServedTeacher:
+    """The default teacher that `settings` mean. Raises SettingError whatever is wrong with it."""
+    return _load(settings, DEFAULT, settings.teachers.get(DEFAULT, TeacherSource(folder=settings.teacher)))
 
-    folder = find_teacher(named or settings.teacher)
-    try:
-        return load_teacher(folder, batch_size=settings.teacher_batch)
-    except SettingError:
-        raise
-    except Exception as error:  # a damaged folder fails in as many ways as there are files in it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SettingError(f"{folder}: cannot be loaded as a teacher ({type(error).__name__}: {reason})") from None
+
+def _load(settings: ServerSettings, name: str, source: TeacherSource) -> ServedTeacher:
+    teacher = load_teacher(
+        source, name, batch_size=settings.teacher_batch, threads=settings.teacher_lanes, timeout_s=settings.deadline_ms / 1000
+    )
+    if slow := check_speed(teacher, settings.deadline_ms / 1000):
+        if settings.slow_teacher == "refuse":
+            raise SettingError(slow)
+        print(f"server: {slow}", file=sys.stderr, flush=True)
+    return teacher
+
+
+def load_all(settings: ServerSettings) -> dict[str, ServedTeacher]:
+    """Every teacher by name."""
+    others = {name: _load(settings, name, source) for name, source in settings.teachers.items() if name != DEFAULT}
+    return {**others, DEFAULT: load(settings)}
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -82,11 +90,6 @@ def url(host: str | int, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
-def load_more(settings: ServerSettings) -> list[ServedTeacher]:
-    """The further teachers that experiments' arms may name."""
-    return [load(settings, name.strip()) for name in (settings.arm_teachers or "").split(",") if name.strip()]
-
-
 def check_events(settings: ServerSettings) -> None:
     """Raises SettingError for a store's URL that is none, and where a file that was named cannot be written. One that nobody named is made
     when it is needed; a Redis that is down is no error, the file keeps what it misses."""
@@ -102,12 +105,14 @@ def check_events(settings: ServerSettings) -> None:
         raise SettingError(f"WST_EVENT_LOG={settings.event_log!r}: {error}") from None
 
 
-def serve(settings: ServerSettings, teacher: ServedTeacher, arm_teachers: Sequence[ServedTeacher], listener: socket.socket) -> None:
+def serve(settings: ServerSettings, teachers: dict[str, ServedTeacher], listener: socket.socket) -> None:
     """Run until SIGTERM or Ctrl-C; running requests get `shutdown_grace_s` to finish."""
     import uvicorn
 
     from server.app import create_app
+    from server.errors import BrokenOffError
 
+    teacher = teachers[DEFAULT]
     ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
 
     class Server(uvicorn.Server):
@@ -116,13 +121,15 @@ def serve(settings: ServerSettings, teacher: ServedTeacher, arm_teachers: Sequen
             print(ready, flush=True)
 
     config = uvicorn.Config(
-        create_app(settings, teacher, arm_teachers),
+        create_app(settings, teacher, teachers),
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here trusts a caller's address
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
+    # Nothing to trace: the student broke off, and our own log has said so.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], BrokenOffError)))
     try:
         Server(config).run(sockets=[listener])
     except OSError as error:  # another process took the port between bind and listen
@@ -138,14 +145,14 @@ def main(argv: Sequence[str]) -> int:
     settings = read_settings({name: getattr(arguments, name) for name in FLAGS}, os.environ)
     check_events(settings)
     if arguments.check:
-        teacher = load(settings)
-        load_more(settings)
+        make_students(settings.students)
+        teacher = load_all(settings)[DEFAULT]
         print(f"good: teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) for {url(settings.host, settings.port)}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("wst").setLevel(settings.log_level.upper())
     with bind(settings) as listener:
-        serve(settings, load(settings), load_more(settings), listener)
+        serve(settings, load_all(settings), listener)
     return 0
 
 

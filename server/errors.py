@@ -23,11 +23,14 @@ TYPES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "too_slow",
     409: "conflict",
     413: "too_large",
     422: "invalid_field",
     500: "internal",
+    502: "student_unreachable",
     503: "unavailable",
+    504: "student_timeout",
 }
 MODELS = (InstructRequest, InstructBatchRequest, OutcomeRequest, Experiment, Arm, Metric, Guardrail)
 FIELDS = tuple(name for model in MODELS for name in model.model_fields)
@@ -67,6 +70,10 @@ class Unavailable(HTTPException):
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message, {"Retry-After": "1"})
+
+
+class BrokenOffError(ConnectionError):
+    """An answer that had begun has no end. Leaves the app, so that the web server closes the connection and the caller sees it."""
 
 
 def error_response(status: int, message: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from evaluation.assignment import Allocation, Assignment, assign
 from evaluation.experiment import Experiment
 from evaluation.online import TOPIC, ArmStop, GuardrailWatch, OnlineReport, Status, data_topic, exported, report, text_topic
-from exchange.settings import SettingError
+from exchange.settings import SettingError, from_environment
 from server.errors import Conflict, Unknown
 from server.settings import ServerSettings
 from store import Event, EventLog, StoreError
@@ -241,8 +241,10 @@ def _refuse_overlap(one: Experiment, other: Experiment) -> None:
 
 def open_events(settings: ServerSettings) -> EventLog:
     """The event log that settings mean; nothing is opened yet. Raises SettingError for a URL or path that is none."""
+    store = None if settings.store is None else from_environment("store", settings.store)
+    redis_url = store if store is not None and store.startswith(("redis:", "rediss:", "unix:")) else None
     try:
-        return EventLog(settings.event_log or runs_dir() / "events.db", redis_url=settings.store)
+        return EventLog(settings.event_log or runs_dir() / "events.db", redis_url=redis_url)
     except (ValueError, StoreError) as error:
         raise SettingError(f"WST_STORE or WST_EVENT_LOG: {error}") from None
 

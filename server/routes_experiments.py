@@ -14,6 +14,7 @@ from evaluation.experiment import Experiment
 from server.errors import InvalidField, Unknown
 from server.experiments import NO_TENANT, Experiments, Running
 from server.outcomes import take
+from server.teachers import Teachers
 from server.wire import (
     ErrorReply,
     ExperimentReply,
@@ -41,7 +42,8 @@ def _experiments(request: Request) -> Experiments:
 
 def _loaded(request: Request) -> dict[str, str]:
     """sha256 -> id of the teachers that arms may name."""
-    return {sha256: teacher.id for sha256, (teacher, _) in request.app.state.engines.items()}
+    teachers: Teachers = request.app.state.teachers
+    return teachers.loaded()
 
 
 def _no_foreign_page(request: Request) -> None:
@@ -143,7 +145,7 @@ def resolve(name: str, loaded: Mapping[str, str]) -> str:
         if name == teacher_id or (len(name) >= 8 and sha256.startswith(name.lower())):
             return sha256
     known = ", ".join(f"{teacher_id} ({sha256[:12]})" for sha256, teacher_id in loaded.items())
-    raise ValueError(f"teacher {name[:80]!a} is not loaded; loaded: {known}. Start the server with more: WST_ARM_TEACHERS")
+    raise ValueError(f"teacher {name[:80]!a} is not loaded; loaded: {known}. Start the server with more: WST_TEACHERS")
 
 
 def _reply(running: Running) -> ExperimentReply:

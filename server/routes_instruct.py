@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from exchange.records import PublicExample
 from server.errors import InvalidField
 from server.experiments import Experiments
 from server.line import Instructed, instruct
-from server.routes_experiments import ExperimentsOf, TenantOf
+from server.routes_experiments import tenant_of
 from server.settings import ServerSettings
-from server.treatment import Entry, treat
+from server.teachers import Desk, Teachers
+from server.treatment import Entry, Treated, treat
 from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
@@ -24,21 +27,41 @@ def _settings(request: Request) -> ServerSettings:
     return settings
 
 
+def desk_of(request: Request, name: str | None) -> Desk:
+    """The teacher that a caller names, None = the default one. Raises InvalidField."""
+    teachers: Teachers = request.app.state.teachers
+    desk = teachers.get(name)
+    if desk is None:
+        raise InvalidField("WST-Teacher", "this server has no such teacher")
+    return desk
+
+
+def deadline_of(request: Request) -> float | None:
+    """Seconds that the caller leaves us, from `WST-Timeout-Ms`: what is left of its own time, not a time of day. Raises InvalidField."""
+    text = request.headers.get("wst-timeout-ms")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,6}", text):
+        raise InvalidField("WST-Timeout-Ms", "must be a whole number of milliseconds, 1 to 9999999")
+    return int(text) / 1000
+
+
+def _desk(request: Request) -> Desk:
+    return desk_of(request, request.headers.get("wst-teacher"))
+
+
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
+DeskOf = Annotated[Desk, Depends(_desk)]
+DeadlineOf = Annotated[float | None, Depends(deadline_of)]
 
 
 @router.post("/instruct")
 async def post_instruct(
-    body: InstructRequest,
-    request: Request,
-    response: Response,
-    settings: SettingsOf,
-    experiments: ExperimentsOf,
-    tenant: TenantOf,
+    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request, request.state.request_id, experiments, tenant)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -46,12 +69,7 @@ async def post_instruct(
 
 @router.post("/instruct/batch")
 async def post_instruct_batch(
-    body: InstructBatchRequest,
-    request: Request,
-    response: Response,
-    settings: SettingsOf,
-    experiments: ExperimentsOf,
-    tenant: TenantOf,
+    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
     if len(body.items) > settings.max_batch_items:
@@ -59,7 +77,7 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    serving = (_serve(item, request, f"{request_id}-{i}", experiments, tenant) for i, item in enumerate(body.items))
+    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
@@ -73,28 +91,37 @@ def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
         raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
 
 
-async def _serve(body: InstructRequest, request: Request, request_id: str, experiments: Experiments, tenant: str) -> InstructReply:
-    started = perf_counter()
-    state = request.app.state
-    example = body.example(request_id, state.teacher.task)
-    # Without a unit every request is one of its own.
-    entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
+async def treated(request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry) -> Treated:
+    """What a request gets: its arm's treatment where it takes part in an experiment, else the instruction of `desk`'s teacher."""
+    state, tenant = request.app.state, tenant_of(request)
+    teachers: Teachers = state.teachers
+    experiments: Experiments = state.experiments
 
     async def ask(sha256: str | None) -> tuple[Instructed, TeacherName] | None:
-        teacher, engine = state.engines.get(sha256 or state.teacher.sha256, (None, None))
-        return None if teacher is None else (await instruct(example, engine), TeacherName(id=teacher.id, sha256=teacher.sha256))
+        asked = desk if sha256 is None else teachers.by_sha256(sha256)
+        if asked is None:
+            return None
+        done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
+        return done, TeacherName(id=asked.teacher.id, sha256=asked.teacher.sha256)
 
     capture = request.scope["state"].get("capture_text", state.settings.capture_text)
-    treated = await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
-    done = treated.instructed
+    return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+
+
+async def _serve(body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None) -> InstructReply:
+    started = perf_counter()
+    # Without a unit every request is one of its own.
+    entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
+    done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry)
+    done = done_for.instructed
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,
         messages=done.messages,
         source=done.instruction.source,
-        teacher=treated.teacher,
-        request_id=treated.request_id,
-        experiment=treated.experiment,
+        teacher=done_for.teacher,
+        request_id=done_for.request_id,
+        experiment=done_for.experiment,
         degraded=done.degraded,
         timings_ms={name: round(1000 * s, 3) for name, s in seconds.items()},
     )

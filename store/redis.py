@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,9 +74,10 @@ class RedisStore:
         names = [self._name("value", key) for key in keys]
         return list(await self._ask(lambda server: server.mget(names))) if names else []
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
         name = self._name("value", key)
-        await self._ask(lambda server: server.set(name, value))
+        expire_ms = None if expire_s is None else max(1, math.ceil(1000 * expire_s))
+        await self._ask(lambda server: server.set(name, value, px=expire_ms))
 
     async def delete(self, key: str) -> None:
         name = self._name("value", key)

@@ -137,7 +137,7 @@ class SQLiteStore(SQLiteFile):
             rows = [connection.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone() for key in keys]
         return [row and row[0] for row in rows]
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
         with self._opened() as connection:
             connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, value))
 

@@ -24,8 +24,8 @@ def definition(**changes: Any) -> dict[str, Any]:
 @contextmanager
 def online(folder: Path, *, others: Sequence[FakeTeacher] = (), policy: Any = None, **settings: Any) -> Iterator[TestClient]:
     """A client of an app whose event log lies in `folder`: entered again, the same log."""
-    made = ServerSettings(**{"event_log": str(folder / "events.db"), "guardrail_period_s": 3600, **settings})
-    with TestClient(create_app(made, FakeTeacher(policy or FakePolicy()), others)) as client:
+    made = ServerSettings(**{"event_log": str(folder / "events.db"), "guardrail_period_s": 3600, "cache_entries": 0, **settings})
+    with TestClient(create_app(made, FakeTeacher(policy or FakePolicy()), {one.id: one for one in others})) as client:
         yield client
 
 

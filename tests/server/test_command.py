@@ -129,7 +129,6 @@ def test_a_bad_variable_is_one_line_and_exit_2(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("WST_STORE", "sqlite:x.db", "server: WST_STORE='sqlite:x.db': replicas share a Redis"),
         ("WST_STORE", "redis://h:99999/x", "server: WST_STORE or WST_EVENT_LOG: not the URL of a Redis server"),
         ("WST_EVENT_LOG", "/", "server: WST_EVENT_LOG='/': / is a folder; set the path of a file"),
         ("WST_GUARDRAIL_PERIOD_S", "0", "server: WST_GUARDRAIL_PERIOD_S='0': input should be greater than 0"),
@@ -220,7 +219,7 @@ def test_clients_on_many_sockets_share_one_batch() -> None:
 
     policy = Company()
     app = create_app(ServerSettings(deadline_ms=20_000), FakeTeacher(policy))
-    engine: TeacherEngine = app.state.engines["ab" * 32][1]
+    engine: TeacherEngine = app.state.teachers.default.engine
     web = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(17) as pool:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
