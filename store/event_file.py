@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +99,7 @@ class EventFile(SQLiteFile):
 
     def settle(self, sent: Sequence[str], earlier: Sequence[Event]) -> None:
         """Redis has these ids now; under some it had an event before ours."""
-        with self._opened() as connection, transaction(connection):
+        with self._opened() as connection, _redoable(connection):
             connection.executemany("UPDATE events SET pending = 0 WHERE id = ?", [(event_id,) for event_id in sent])
             _take(connection, earlier)
 
@@ -110,13 +111,13 @@ class EventFile(SQLiteFile):
 
     def merge(self, events: Sequence[Event], place: str) -> None:
         """Take over what the stream holds up to `place`: in one step, so that nothing is left out and nothing comes twice."""
-        with self._opened() as connection, transaction(connection):
+        with self._opened() as connection, _redoable(connection):
             _take(connection, events)
             connection.execute("UPDATE cursor SET place = ?", (place,))
 
     def begin_again(self) -> None:
         """Everything is to be sent and fetched anew."""
-        with self._opened() as connection, transaction(connection):
+        with self._opened() as connection, _redoable(connection):
             connection.execute("UPDATE events SET pending = 1")
             connection.execute("UPDATE cursor SET place = ''")
 
@@ -128,6 +129,17 @@ class EventFile(SQLiteFile):
     def close(self) -> None:
         with self._lock:
             self._close()
+
+
+@contextmanager
+def _redoable(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that is not waited for to reach the disk: what it says follows from Redis and is asked again after a power cut."""
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        with transaction(connection):
+            yield
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
 
 
 def _row(event: Event) -> tuple[Any, ...]:
@@ -146,6 +158,11 @@ def _by_id(connection: sqlite3.Connection, event_id: str) -> Event | None:
 
 def _take(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
     """The stream's word goes before ours."""
-    changes = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ")[1:])
-    statement = f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0) ON CONFLICT (id) DO UPDATE SET {changes}, pending = 0"
-    connection.executemany(statement, [_row(event) for event in events])
+    names = COLUMNS.split(", ")[1:]
+    changes, same = (sep.join(f"{name} {sign} excluded.{name}" for name in names) for sep, sign in ((", ", "="), (" AND ", "IS")))
+    # Most of what comes back is our own, unchanged: not worth a write.
+    connection.executemany(
+        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0)"
+        f" ON CONFLICT (id) DO UPDATE SET {changes}, pending = 0 WHERE pending = 1 OR NOT ({same})",
+        [_row(event) for event in events],
+    )

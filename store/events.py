@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,7 +154,7 @@ class EventLog:
         try:
             async with self._exchanging:
                 while batch := await self._in_thread(self._file.some_pending, PAGE):
-                    await self._send(batch)
+                    await self._settle(batch, await self._push(batch))
                 return await self._fetch()
         except StoreError as error:
             self._failed(error)
@@ -176,42 +176,47 @@ class EventLog:
             batch, self._queue = self._queue, []
             try:
                 stored, new = await self._in_thread(self._file.insert, [event for events, _ in batch for event in events])
-                if new:
-                    stored = await self._claim(stored, new)
+                theirs = await self._claim(new)
             except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            held = iter(stored)
+            held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
             for events, future in batch:
                 mine = [next(held) for _ in events]
                 if not future.done():
                     future.set_result(mine)
+            if theirs is not None:  # nobody waits for this: what is not settled is sent again
+                try:
+                    await self._settle(new, theirs)
+                except StoreError as error:
+                    log.error("%s; events that Redis has are sent again", error)
 
-    async def _claim(self, stored: list[Event], new: Sequence[Event]) -> list[Event]:
-        """`stored` with what other replicas hold under the new ids, if Redis answers; else the exchange finds out later."""
-        if self._stream is None or self._redis_error is not None:
-            return stored
+    async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
+        """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
+        if self._stream is None or self._redis_error is not None or not new:
+            return None
         try:
-            theirs = await self._send(new)
+            return await self._push(new)
         except StoreError as error:
             self._failed(error)
-            return stored
-        return [theirs.get(event.id, event) for event in stored]
+            return None
 
-    async def _send(self, events: Sequence[Event]) -> dict[str, Event]:
-        """Give Redis events. Those whose ids it holds already, with other content or time, are returned and replace ours."""
+    async def _push(self, events: Sequence[Event]) -> dict[str, Event]:
+        """Give Redis events; by id those that it holds already with other content or time."""
         assert self._stream is not None
         earlier: dict[str, Event] = {}
         for at in range(0, len(events), PAGE):
-            some = events[at : at + PAGE]
-            replies = await self._stream.push([(event.id, event.packed()) for event in some])
-            found = {event.id: Event.unpacked(reply) for event, reply in zip(some, replies, strict=True) if reply is not None}
-            await self._in_thread(self._file.settle, [event.id for event in some], list(found.values()))
-            earlier |= found
+            replies = await self._stream.push([(event.id, event.packed()) for event in events[at : at + PAGE]])
+            found = (Event.unpacked(reply) for reply in replies if reply is not None)
+            earlier |= {event.id: event for event in found}
         self._answered()
         return earlier
+
+    async def _settle(self, sent: Sequence[Event], earlier: Mapping[str, Event]) -> None:
+        """Redis has what was sent; what it had before replaces ours."""
+        await self._in_thread(self._file.settle, [event.id for event in sent], list(earlier.values()))
 
     async def _fetch(self) -> bool:
         assert self._stream is not None

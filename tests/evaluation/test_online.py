@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from evaluation.ab_log import read_rows
 from evaluation.experiment import Arm, Experiment, Guardrail, Metric
 from evaluation.online import ArmStop, GuardrailWatch, OnlineReport, analysis_rows, exported, guardrail_rows, report
 from store import Event
+from tests.requirements import need
 
 RAW, TEXT = Arm(name="raw", raw=True, weight=0.5), Arm(name="text", text="Think.", weight=0.5)
 EXPERIMENT = Experiment(
@@ -208,3 +211,26 @@ def test_a_plot_shows_no_difference_in_its_middle() -> None:
     assert bar.high == 390.0
     assert bar.low == round(200 + 190 * one.low / one.high, 2)
     assert bar.middle == round(200 + 190 * one.difference / one.high, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_real_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> None:
+    """Plots have a size, tables scroll inside of the page, and nothing is written to the console."""
+    probe = (
+        "<script>const box = e => e.getBoundingClientRect();"
+        "document.title = [document.documentElement.scrollWidth <= window.innerWidth, box(document.getElementById('verdict')).height > 20,"
+        " [...document.querySelectorAll('svg')].every(e => box(e).width > 100 && e.getAttribute('aria-label'))].join()</script>"
+    )
+    path = tmp_path / "report.html"
+    path.write_text(page(report(two_arms(150, {"raw": 60, "text": 120}), EXPERIMENT)).replace("</body>", probe + "</body>"))
+    frame = tmp_path / "frame.html"  # the window itself cannot be narrower than 500 px
+    frame.write_text(f"<iframe src='report.html' style='width:{width}px;height:900px;border:0' id=f></iframe>")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"]
+    script = "<script>onload = () => document.title = document.getElementById('f').contentDocument.title</script>"
+    frame.write_text(frame.read_text() + script)
+    command = [str(need("chromium")), *flags, "--enable-logging=stderr", "--window-size=1400,1000", "--dump-dom", frame.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>true,true,true</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
