@@ -15,6 +15,10 @@ from server.wire import ErrorDetail, ErrorReply, InstructBatchRequest, InstructR
 
 TYPES = {
     400: "not_json",
+    401: "no_key",
+    403: "not_allowed",
+    429: "quota",
+    503: "capacity",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",

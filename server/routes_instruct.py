@@ -8,8 +8,11 @@ from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.exceptions import HTTPException
 
+from server.engine import FAILURES
 from server.errors import InvalidField
+from server.keys import Caller
 from server.line import Instructed, instruct
 from server.settings import ServerSettings
 from server.teachers import Desk, Teachers
@@ -46,6 +49,19 @@ def _desk(request: Request) -> Desk:
     return desk_of(request, request.headers.get("wst-teacher"))
 
 
+def caller_of(request: Request) -> Caller:
+    """Whose key came with the request."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def refuse_failure(caller: Caller, degraded: str | None) -> None:
+    """Raises a 503 where the teacher failed and this caller would rather hear of it than have the raw messages."""
+    if caller.on_failure == "error" and degraded in FAILURES:
+        raise HTTPException(503, f"no instruction: {degraded}", headers={"Retry-After": "1", "WST-Degraded": degraded})
+
+
+CallerOf = Annotated[Caller, Depends(caller_of)]
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
 DeskOf = Annotated[Desk, Depends(_desk)]
 DeadlineOf = Annotated[float | None, Depends(deadline_of)]
@@ -53,11 +69,17 @@ DeadlineOf = Annotated[float | None, Depends(deadline_of)]
 
 @router.post("/instruct")
 async def post_instruct(
-    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
+    body: InstructRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    deadline_s: DeadlineOf,
+    caller: CallerOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request.state.request_id, desk, deadline_s)
+    reply = await _serve(body, request.state.request_id, desk, deadline_s, caller)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -65,7 +87,13 @@ async def post_instruct(
 
 @router.post("/instruct/batch")
 async def post_instruct_batch(
-    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
+    body: InstructBatchRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    deadline_s: DeadlineOf,
+    caller: CallerOf,
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
     if len(body.items) > settings.max_batch_items:
@@ -73,7 +101,7 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", desk, deadline_s) for i, item in enumerate(body.items)))
+    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", desk, deadline_s, caller) for i, item in enumerate(body.items)))
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
     return InstructBatchReply(items=tuple(replies), request_id=request_id)
@@ -86,10 +114,11 @@ def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
         raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
 
 
-async def _serve(body: InstructRequest, request_id: str, desk: Desk, deadline_s: float | None) -> InstructReply:
+async def _serve(body: InstructRequest, request_id: str, desk: Desk, deadline_s: float | None, caller: Caller) -> InstructReply:
     started = perf_counter()
     teacher = desk.teacher
-    done: Instructed = await instruct(body.example(request_id, teacher.task), desk, deadline_s=deadline_s)
+    done: Instructed = await instruct(body.example(request_id, teacher.task), desk, tenant=caller.tenant, deadline_s=deadline_s)
+    refuse_failure(caller, done.degraded)
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,

@@ -19,7 +19,7 @@ from server.errors import NOT_JSON, InvalidField
 from server.line import instruct
 from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, read
 from server.passing import PassedOn, Prepared
-from server.routes_instruct import deadline_of, desk_of
+from server.routes_instruct import caller_of, deadline_of, desk_of, refuse_failure
 from server.wire import ErrorReply
 
 router = APIRouter(prefix="/v1", responses={status: {"model": ErrorReply} for status in (400, 404, 413, 422, 502, 504)})
@@ -117,7 +117,9 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
         return Prepared(body.raw, None, degraded="query_too_long")
     desk = desk_of(request, options.teacher)
     example = body.turn.example(request.state.request_id, options.task or desk.teacher.task)
-    done = await instruct(example, desk, deadline_s=deadline_of(request))
+    caller = caller_of(request)
+    done = await instruct(example, desk, tenant=caller.tenant, deadline_s=deadline_of(request))
+    refuse_failure(caller, done.degraded)
     if not done.instruction.text:
         return Prepared(body.raw, None, source=done.instruction.source, degraded=done.degraded, teacher_s=done.answer.seconds)
     return Prepared(body.instructed(done.instruction.text), body.raw, source=done.instruction.source, teacher_s=done.answer.seconds)
