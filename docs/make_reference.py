@@ -37,10 +37,12 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.nothing_lost [--events N] [--kills K] [--redis-kills R] [--no-save]` | acknowledged events through kills of server and Redis; writes `benchmarks/results/nothing_lost.json` |
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
 | `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |
+| `python -m server.keys [--keys FILE] create --tenant T \\| list \\| rotate ID \\| revoke ID` | the server's API keys: `create` and `rotate` print a key once; a running server takes changes within a second |
 | `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
+| `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.
@@ -127,6 +129,15 @@ refused as such: retries are the caller's client's.
 is less than `WST_DEADLINE_MS`. Reasons for a passthrough that the teacher gives: `timeout`, `overloaded` (the queue is full, or as long as
 the deadline), `teacher_failed`, `teacher_down` (it failed five times in a row and is left alone for a second or longer), `query_too_long`,
 `refused_too_long`, `refused_chat_marker`, `refused_role_line`.
+
+### Keys and limits
+
+With `WST_KEYS` every route but `/livez` and `/readyz` asks for a key, `Authorization: Bearer wst_...` or `X-Api-Key`. 401: no valid key; 403: the
+key lacks the scope (`instruct`, `proxy` for `/v1/...`, `outcomes`, `experiments`, `metrics`; `admin` opens all). A key may have limits: requests
+and tokens a minute, requests at the same time; 429 says in `Retry-After` when to come again, and every reply of a key with limits has
+`RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds). Tokens are a quarter of the body's bytes at first, and what the
+student says that they were in the end. Replicas share limits by `WST_STORE`; while that fails each counts for itself. A key with
+`on_failure: error` gets 503 with `Retry-After` where others get the raw messages because the teacher failed.
 
 ## Metrics of a training run
 

@@ -16,14 +16,18 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
+from server.keys import read_keys
 from server.settings import FLAGS, ServerSettings, read_settings, variables_help
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
 from server.teachers import load as load_teacher
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -143,6 +147,10 @@ def main(argv: Sequence[str]) -> int:
         near = difflib.get_close_matches(unknown[0].partition("=")[0], ["--check", "--help", *(f"--{name}" for name in FLAGS)], n=1)
         raise SettingError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else ""))
     settings = read_settings({name: getattr(arguments, name) for name in FLAGS}, os.environ)
+    if settings.keys is not None:
+        read_keys(Path(settings.keys))
+    elif settings.hosts is None:
+        settings = settings.model_copy(update={"hosts": [*LOOPBACK_NAMES, f"[{settings.host}]" if ":" in settings.host else settings.host]})
     check_events(settings)
     if arguments.check:
         make_students(settings.students)

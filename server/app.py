@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -12,14 +13,18 @@ from starlette.middleware import Middleware
 
 from exchange.settings import from_environment
 from server import errors, routes_experiments, routes_health, routes_instruct, routes_openai
+from server.access import Access, SharedLimits
+from server.breaker import Breaker
 from server.cache import InstructionCache
 from server.engine import TeacherEngine
 from server.experiments import Experiments, begin, open_events
+from server.keys import KeyRing
 from server.middleware import RequestBody, RequestIds
 from server.settings import ServerSettings
 from server.students import make_students
 from server.teachers import DEFAULT, Desk, ServedTeacher, Teachers
-from store import open_store
+from store import RedisStore, open_store
+from store.limits import RedisLimiter
 from teacher.remote import RemotePolicy
 
 # FastAPI's telemetry is on by default, its log records carry the text of exceptions, and an inherited FASTAPI_OTEL_AUTO_CONFIGURE would
@@ -50,7 +55,11 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         if settings.store is not None
         else None
     )
-    cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store)
+    timeout_s = settings.store_timeout_ms / 1000
+    breaker = Breaker(most_failures=1)  # shared: a store that hangs is waited for once and not once for each use
+    cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store, timeout_s=timeout_s, breaker=breaker)
+    limits = SharedLimits(RedisLimiter(store) if isinstance(store, RedisStore) else None, breaker, timeout_s)
+    keys = KeyRing(Path(settings.keys)) if settings.keys is not None else None
     served = {**(others or {}), DEFAULT: teacher}
     teachers = Teachers({name: make_desk(settings, one, cache) for name, one in served.items()})
     students = make_students(settings.students)
@@ -65,6 +74,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         await asyncio.wait([watching])
         await teachers.aclose()
         await cache.aclose()
+        await limits.aclose()
         for student in students.values():
             await student.aclose()
         if store is not None:
@@ -77,6 +87,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         lifespan=lifespan,
         middleware=[
             Middleware(RequestIds),
+            Middleware(Access, keys=keys, limits=limits, hosts=settings.hosts),
             Middleware(
                 RequestBody, limits={"": settings.max_body_bytes, "/v1/": settings.max_proxy_body_bytes}, time_s=settings.body_time_s
             ),

@@ -35,13 +35,21 @@ class InstructionCache:
     """The two levels. Never raises; whatever goes wrong is a miss."""
 
     def __init__(
-        self, *, most: int, ttl_s: float, store: Store | None = None, breaker: Breaker | None = None, clock: Callable[[], float] = time.time
+        self,
+        *,
+        most: int,
+        ttl_s: float,
+        store: Store | None = None,
+        timeout_s: float = 0.05,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`most` entries at most are held in this process, 0 = none; an entry lasts `ttl_s`, a tenth less or more, so that what was written
         together does not expire together."""
         self.most = most
         self.ttl_s = ttl_s
         self.store = store
+        self.timeout_s = timeout_s
         self.breaker = breaker or Breaker(most_failures=3)
         self.hits = 0
         self.misses = 0
@@ -87,8 +95,9 @@ class InstructionCache:
         if self.store is None or not self.breaker.allows():
             return None
         try:
-            entry = await self.store.get(key)
-        except StoreError as error:
+            async with asyncio.timeout(self.timeout_s):  # the wait for a free connection too
+                entry = await self.store.get(key)
+        except (StoreError, TimeoutError) as error:
             self._failed(error)
             return None
         self.breaker.succeeded()
@@ -96,12 +105,13 @@ class InstructionCache:
 
     async def _write(self, store: Store, key: str, expires: float, instruction: Instruction) -> None:
         try:
-            await store.put(key, json.dumps([expires, instruction.model_dump()]).encode(), expire_s=max(1.0, expires - self._clock()))
+            async with asyncio.timeout(self.timeout_s):
+                await store.put(key, json.dumps([expires, instruction.model_dump()]).encode(), expire_s=max(1.0, expires - self._clock()))
             self.breaker.succeeded()
-        except StoreError as error:
+        except (StoreError, TimeoutError) as error:
             self._failed(error)
 
-    def _failed(self, error: StoreError) -> None:
+    def _failed(self, error: Exception) -> None:
         was_open = self.breaker.open
         self.breaker.failed()
         if self.breaker.open and not was_open:

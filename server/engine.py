@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal
+from typing import Literal, get_args
 
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
@@ -29,6 +29,7 @@ log = logging.getLogger("wst.server")
 
 Failure = Literal["timeout", "overloaded", "teacher_failed", "teacher_down"]
 
+FAILURES: tuple[str, ...] = get_args(Failure)
 SMOOTHING = 0.2
 """Weight of the newest batch in the running mean of how long a batch takes."""
 

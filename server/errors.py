@@ -20,7 +20,9 @@ log = logging.getLogger("wst.server")
 
 TYPES = {
     400: "not_json",
-    403: "forbidden",
+    401: "no_key",
+    403: "not_allowed",
+    429: "quota",
     404: "not_found",
     405: "method_not_allowed",
     408: "too_slow",
@@ -29,7 +31,7 @@ TYPES = {
     422: "invalid_field",
     500: "internal",
     502: "student_unreachable",
-    503: "unavailable",
+    503: "capacity",
     504: "student_timeout",
 }
 MODELS = (InstructRequest, InstructBatchRequest, OutcomeRequest, Experiment, Arm, Metric, Guardrail)

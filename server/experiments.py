@@ -28,8 +28,6 @@ log = logging.getLogger("wst.server")
 
 REFRESH_S = 0.25
 """Seconds between two looks for what other processes changed."""
-NO_TENANT = ""
-"""The tenant of a server without keys."""
 
 
 @dataclass(frozen=True)

@@ -63,20 +63,20 @@ class PassedOn(Response):
         sent = Sent(send)
         try:
             try:
-                await self._pass_on(self.prepared, sent)
+                await self._pass_on(self.prepared, sent, scope)
             except StudentError as error:
                 refused = error.reply is not None and error.reply.status in REFUSES_THE_BODY
                 if self.prepared.raw is None or not refused or sent.begun:
                     raise
                 raw = replace(self.prepared, content=self.prepared.raw, raw=None, source="passthrough", degraded="student_refused")
                 self.prepared = raw
-                await self._pass_on(raw, sent)
+                await self._pass_on(raw, sent, scope)
         except StudentError as error:
             if sent.begun:
                 await self._break_off(error, sent)
             await self._fail(error)(scope, receive, send)
 
-    async def _pass_on(self, prepared: Prepared, sent: Sent) -> None:
+    async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
         forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=self.onward)
         async with forwarding as reply:
             headers = {**_renamed(reply.headers), **self._own_headers()}
@@ -91,6 +91,8 @@ class PassedOn(Response):
                 content = b"".join([piece async for piece in reply.chunks()])
                 await sent.start(reply.status, {**headers, "content-length": str(len(content))})
                 await sent.piece(content)
+            if reply.usage is not None:  # what a key's limit of tokens is charged in the end
+                scope["state"]["tokens"] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         await sent.end()
 
     def _own_headers(self) -> dict[str, str]:

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from evaluation.analyze import rounded
 from evaluation.experiment import Experiment
 from server.errors import InvalidField, Unknown
-from server.experiments import NO_TENANT, Experiments, Running
+from server.experiments import Experiments, Running
+from server.keys import Caller
 from server.outcomes import take
 from server.teachers import Teachers
 from server.wire import (
@@ -31,8 +32,8 @@ router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 
 
 def tenant_of(request: Request) -> str:
     """Whose request it is; all of a server without keys are one tenant's."""
-    tenant: str = request.scope["state"].get("tenant", NO_TENANT)
-    return tenant
+    caller: Caller = request.scope["state"]["caller"]
+    return caller.tenant
 
 
 def _experiments(request: Request) -> Experiments:

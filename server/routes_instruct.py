@@ -8,10 +8,13 @@ from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.exceptions import HTTPException
 
 from exchange.records import PublicExample
+from server.engine import FAILURES
 from server.errors import InvalidField
 from server.experiments import Experiments
+from server.keys import Caller
 from server.line import Instructed, instruct
 from server.routes_experiments import tenant_of
 from server.settings import ServerSettings
@@ -50,6 +53,19 @@ def _desk(request: Request) -> Desk:
     return desk_of(request, request.headers.get("wst-teacher"))
 
 
+def caller_of(request: Request) -> Caller:
+    """Whose key came with the request."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def refuse_failure(caller: Caller, degraded: str | None) -> None:
+    """Raises a 503 where the teacher failed and this caller would rather hear of it than have the raw messages."""
+    if caller.on_failure == "error" and degraded in FAILURES:
+        raise HTTPException(503, f"no instruction: {degraded}", headers={"Retry-After": "1", "WST-Degraded": degraded})
+
+
+CallerOf = Annotated[Caller, Depends(caller_of)]
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
 DeskOf = Annotated[Desk, Depends(_desk)]
 DeadlineOf = Annotated[float | None, Depends(deadline_of)]
@@ -57,11 +73,17 @@ DeadlineOf = Annotated[float | None, Depends(deadline_of)]
 
 @router.post("/instruct")
 async def post_instruct(
-    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
+    body: InstructRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    deadline_s: DeadlineOf,
+    caller: CallerOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request, request.state.request_id, desk, deadline_s)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, caller)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -69,7 +91,13 @@ async def post_instruct(
 
 @router.post("/instruct/batch")
 async def post_instruct_batch(
-    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, desk: DeskOf, deadline_s: DeadlineOf
+    body: InstructBatchRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    deadline_s: DeadlineOf,
+    caller: CallerOf,
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
     if len(body.items) > settings.max_batch_items:
@@ -77,7 +105,7 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s) for i, item in enumerate(body.items))
+    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, caller) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
@@ -108,12 +136,15 @@ async def treated(request: Request, example: PublicExample, desk: Desk, deadline
     return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
 
 
-async def _serve(body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None) -> InstructReply:
+async def _serve(
+    body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None, caller: Caller
+) -> InstructReply:
     started = perf_counter()
     # Without a unit every request is one of its own.
     entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
     done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry)
     done = done_for.instructed
+    refuse_failure(caller, done.degraded)
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from server.errors import NOT_JSON, InvalidField
 from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, read
 from server.passing import PassedOn, Prepared
-from server.routes_instruct import deadline_of, desk_of, treated
+from server.routes_instruct import caller_of, deadline_of, desk_of, refuse_failure, treated
 from server.treatment import Entry
 from server.wire import ErrorReply
 
@@ -122,6 +122,7 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
     unit = options.unit or (user[:200] if isinstance(user, str) and user else request.state.request_id)
     done_for = await treated(request, example, desk, deadline_of(request), Entry(unit, options.experiment))
     done = done_for.instructed
+    refuse_failure(caller_of(request), done.degraded)
     about: dict[str, Any] = {"source": done.instruction.source, "teacher_s": done.answer.seconds}
     if done_for.experiment is not None:
         about["headers"] = {"WST-Experiment": done_for.experiment.id, "WST-Arm": quote(done_for.experiment.arm)}

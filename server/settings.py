@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from exchange.settings import SettingError, Settings, load, read_yaml, setting_docs
 from server.students import ServedStudent
@@ -30,8 +30,13 @@ VARIABLES_OF_OTHERS = ("WST_CONFIG", "WST_CACHE_DIR", "WST_RUNS_DIR", "WST_DATA_
 class ServerSettings(Settings):
     """How the service listens, how long it waits for the teacher, and what it refuses."""
 
+    keys: str | None = None
+    """File of API keys (`python -m server.keys`). None = no key is asked for, and only this machine is served."""
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback only (127.0.0.0/8, ::1, localhost), for the server has no keys that would tell callers apart."""
+    """Address to listen on. Without keys, which tell callers apart, loopback only (127.0.0.0/8, ::1, localhost)."""
+    hosts: list[str] | None = None
+    """Names by which callers may reach the server (their `Host` header, without port). None = any with keys, and without keys those of
+    this machine alone, so that no page in a browser reaches it under a name of its own."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 takes any free one, and the ready line names it."""
     teacher: str | None = None
@@ -90,7 +95,9 @@ class ServerSettings(Settings):
 
     @field_validator("host")
     @classmethod
-    def _loopback_only(cls, host: str) -> str:
+    def _loopback_only(cls, host: str, info: ValidationInfo) -> str:
+        if info.data.get("keys"):
+            return host
         try:
             loopback = ipaddress.ip_address(host).is_loopback
         except ValueError:
@@ -130,7 +137,7 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
 
 def _value(name: str, text: str) -> object:
     """A variable's value; YAML (and so JSON) where the setting is a mapping."""
-    if ServerSettings.model_fields[name].default_factory is not dict:
+    if ServerSettings.model_fields[name].default_factory is not dict and name != "hosts":
         return text
     try:
         return yaml.safe_load(text)

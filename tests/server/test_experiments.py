@@ -165,7 +165,7 @@ def test_a_page_of_another_site_stops_nothing(client: TestClient) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     for site in ("cross-site", "same-site"):
         response = client.post("/experiments/e1/stop", headers={**form, "sec-fetch-site": site})
-        assert_error(response, 403, "forbidden", "another site")
+        assert_error(response, 403, "not_allowed", "another site")
     assert client.post("/experiments/e1/ramp", content="enrolled=1", headers=form).status_code == 400
     assert client.get("/experiments/e1").json()["status"] == "running"
     assert client.post("/experiments/e1/stop", headers={"sec-fetch-site": "same-origin"}).status_code == 200
@@ -303,16 +303,17 @@ def test_an_event_log_that_fails_costs_the_exposure_and_not_the_reply(tmp_path: 
     with online(tmp_path) as client:
         created(client)
         events = client.app.state.experiments.events  # type: ignore[attr-defined]
-        events._file.close()
-        (tmp_path / "events.db").write_bytes(b"damaged " * 100)
-        for name in ("events.db-wal", "events.db-shm"):
-            (tmp_path / name).unlink(missing_ok=True)
+        with events._file._lock:  # or the watch for changes opens it again in between
+            events._file._close()
+            (tmp_path / "events.db").write_bytes(b"damaged " * 100)
+            for name in ("events.db-wal", "events.db-shm"):
+                (tmp_path / name).unlink(missing_ok=True)
         reply = asked(client, "u1")
         assert (reply["experiment"], reply["source"]) in [(None, "teacher"), (None, "silence")]
         response = told(client, unit="u1", experiment="e1", value=1)
-        assert_error(response, 503, "unavailable", "nothing was kept")
+        assert_error(response, 503, "capacity", "nothing was kept")
         assert response.headers["retry-after"] == "1"
-        assert_error(client.post("/experiments", json=definition(id="e2")), 503, "unavailable")
+        assert_error(client.post("/experiments", json=definition(id="e2")), 503, "capacity")
 
 
 def test_an_event_of_another_version_is_left_out(tmp_path: Path) -> None:

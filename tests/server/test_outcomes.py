@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.server.online import asked, created, online, told
+from server.keys import Key, change, new_secret
+from tests.server.online import asked, created, definition, online, told
 from tests.server.test_experiments import log_of
 from tests.server.test_instruct import JSON, assert_error
 
@@ -150,42 +151,30 @@ def test_while_redis_is_down_an_unknown_request_is_not_called_unknown(tmp_path: 
         created(client)
         asked(client, "u", request_id="r")
         assert told(client, request_id="r", value=1).status_code == 200
-        assert_error(told(client, request_id="other", value=1), 503, "unavailable", "cannot ask the others now")
+        assert_error(told(client, request_id="other", value=1), 503, "capacity", "cannot ask the others now")
         assert outcomes(client) == [("u", "resolved", 1.0)]
 
 
 def test_other_tenants_see_and_reach_nothing(tmp_path: Path) -> None:
-    """Keys are not this suite's: what sets the tenant is put in front of the app."""
-    with online(tmp_path) as client:
-        app = client.app
-
-        async def as_tenant(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "http":
-                name = dict(scope["headers"]).get(b"x-tenant", b"").decode()
-                scope["state"] = {**scope.get("state", {}), "tenant": name}
-            await app(scope, receive, send)
-
-        outside = TestClient(as_tenant)
-        outside.portal = client.portal
-        one, other = {"x-tenant": "one"}, {"x-tenant": "other"}
-        made = outside.post("/experiments", json=json.loads(_definition()), headers=one)
-        assert made.status_code == 201
+    keys, headers = tmp_path / "keys.json", {}
+    for number, tenant in enumerate(("one", "other")):
+        text, secret = new_secret(f"{number:012x}")
+        facts = {"tenant": tenant, "secrets": (secret,), "scopes": ("instruct", "outcomes", "experiments"), "created": datetime.now(UTC)}
+        change(keys, lambda held, number=number, facts=facts: held.update({f"{number:012x}": Key.model_validate(facts)}))
+        headers[tenant] = {"authorization": f"Bearer {text}"}
+    one, other = headers["one"], headers["other"]
+    with online(tmp_path, keys=str(keys), host="0.0.0.0") as client:
+        assert client.post("/experiments", json=definition(), headers=one).status_code == 201
         body = {"query": "q", "unit": "u", "experiment": "e1"}
-        request_id = outside.post("/instruct", json=body, headers=one).json()["request_id"]
-        assert outside.post("/instruct", json=body, headers=other).json()["experiment"] is None
+        request_id = client.post("/instruct", json=body, headers=one).json()["request_id"]
+        assert client.post("/instruct", json=body, headers=other).json()["experiment"] is None
         outcome = {"request_id": request_id, "metric": "resolved", "value": 1}
-        assert_error(outside.post("/outcomes", json=outcome, headers=other), 404, "not_found")
+        assert_error(client.post("/outcomes", json=outcome, headers=other), 404, "not_found")
         by_unit = {"unit": "u", "experiment": "e1", "metric": "resolved", "value": 1}
-        assert_error(outside.post("/outcomes", json=by_unit, headers=other), 404, "not_found")
+        assert_error(client.post("/outcomes", json=by_unit, headers=other), 404, "not_found")
         for path in ("", "/report", "/log"):
-            assert_error(outside.get(f"/experiments/e1{path}", headers=other), 404, "not_found", "known: none")
-        assert_error(outside.post("/experiments/e1/stop", headers=other), 404, "not_found")
-        assert outside.get("/experiments", headers=other).json() == {"experiments": []}
-        assert outside.post("/experiments", json=json.loads(_definition()), headers=other).status_code == 201
-        assert outside.post("/outcomes", json=outcome, headers=one).status_code == 200
-
-
-def _definition() -> str:
-    from tests.server.online import definition
-
-    return json.dumps(definition())
+            assert_error(client.get(f"/experiments/e1{path}", headers=other), 404, "not_found", "known: none")
+        assert_error(client.post("/experiments/e1/stop", headers=other), 404, "not_found")
+        assert client.get("/experiments", headers=other).json() == {"experiments": []}
+        assert client.post("/experiments", json=definition(), headers=other).status_code == 201
+        assert client.post("/outcomes", json=outcome, headers=one).status_code == 200
