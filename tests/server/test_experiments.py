@@ -303,10 +303,11 @@ def test_an_event_log_that_fails_costs_the_exposure_and_not_the_reply(tmp_path: 
     with online(tmp_path) as client:
         created(client)
         events = client.app.state.experiments.events  # type: ignore[attr-defined]
-        events._file.close()
-        (tmp_path / "events.db").write_bytes(b"damaged " * 100)
-        for name in ("events.db-wal", "events.db-shm"):
-            (tmp_path / name).unlink(missing_ok=True)
+        with events._file._lock:  # or the watch for changes opens it again in between
+            events._file._close()
+            (tmp_path / "events.db").write_bytes(b"damaged " * 100)
+            for name in ("events.db-wal", "events.db-shm"):
+                (tmp_path / name).unlink(missing_ok=True)
         reply = asked(client, "u1")
         assert (reply["experiment"], reply["source"]) in [(None, "teacher"), (None, "silence")]
         response = told(client, unit="u1", experiment="e1", value=1)
