@@ -3,7 +3,8 @@
 The full stack (key, limits and cache in a real Redis, guard, composer) in one worker, and beside it a no-op app of the same framework under
 the same load from the same generator. Requests are sent on a fixed schedule whether or not earlier ones were answered, and a latency counts
 from the moment at which its request was due, so a stall is not hidden by the requests that it held back. Half of the queries are new, half
-come from the cache. The two servers take turns, and the load average stands beside the figures: on a busy machine `cpu_ms_per_request` is the one that holds.
+come from the cache. The two servers take turns, and the load average stands beside the
+figures: on a busy machine `cpu_ms_per_request` is the one that holds.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def free_port() -> int:
 
 def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     def median(kind: str, name: str) -> float:
-        return statistics.median(run[name] for run in runs if run["server"] == kind)
+        return statistics.median(float(run[name]) for run in runs if run["server"] == kind)
 
     return {
         "p99_ms_at_500": median("service", "p99_ms"),

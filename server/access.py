@@ -62,7 +62,9 @@ class SharedLimits:
         return await self.local.take(caller, quota, lease, tokens=tokens)
 
     def give_back(self, caller: str, quota: Quota, lease: str, tokens: int) -> None:
-        """Behind the caller's back: its answer does not wait for it."""
+        """Behind the caller's back: its answer does not wait for it. Nothing to do where nothing is held and nothing to settle."""
+        if quota.concurrency is None and not tokens:
+            return
         giving = asyncio.create_task(self._give_back(caller, quota, lease, tokens))
         self._giving.add(giving)
         giving.add_done_callback(self._giving.discard)
