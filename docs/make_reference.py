@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from exchange.settings import setting_docs  # noqa: E402
 from server.settings import ServerSettings  # noqa: E402
+from server.students import ServedStudent  # noqa: E402
+from server.teachers import TeacherSource  # noqa: E402
 from teacher.config import HUB_ALGORITHM, HUB_TRL, LAB_ALGORITHM, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
 from teacher.config import TeacherConfig as Teacher  # noqa: E402
 
@@ -34,12 +36,17 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m rewards.grade --task T [--strict] FILE.jsonl` | grades lines `{"gold", "output"}` (`-` = stdin): the same lines with `"correct"` and `"extracted"`, totals on stderr |
 | `python -m evaluation.analyze LOG.jsonl [--control A] [--alpha 0.05] [--planned-n N] [--weights arm=w,...] [--lower-is-better M,...] [--json]` | analyses an online A/B test from its log of exposures and outcomes |
 | `python -m evaluation.plan --effect E (--baseline R \\| --sd S) [--arms ...] [--control A] [--alpha] [--power] [--metrics] [--daily-units] [--events-per-unit] [--icc] [--covariate-correlation] [--json]` | how many units an A/B test needs |
+| `python -m evaluation.export EVENTS.db (--experiment ID \\| --texts) [--tenant T]` | lines out of a server's event log: an experiment's exposures and outcomes for `evaluation.analyze`, or captured texts with their outcomes for `teacher.collect` |
+| `python -m benchmarks.online_ab [--users N] [--kills K] [--no-save]` | online A/B tests end to end on a running server with Redis, killed in the middle; writes `benchmarks/results/online_ab.json` |
+| `python -m benchmarks.nothing_lost [--events N] [--kills K] [--redis-kills R] [--no-save]` | acknowledged events through kills of server and Redis; writes `benchmarks/results/nothing_lost.json` |
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
-| `python -m server [--host] [--port] [--teacher] [--check]` | serves `/instruct`; `--check` validates settings and teacher and ends |
+| `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |
+| `python -m server.keys [--keys FILE] create --tenant T \\| list \\| rotate ID \\| revoke ID` | the server's API keys: `create` and `rotate` print a key once; a running server takes changes within a second |
 | `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
+| `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.
@@ -52,6 +59,7 @@ Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was start
 | `WST_CACHE_DIR` | where answers that were paid for are kept (default `.cache/wst`) |
 | `WST_DATA_DIR` | folder of data sets (`gsm8k/train.jsonl.gz`, ...); else a folder `shared/data` beside the checkout, else the Hub is asked |
 | `WST_TEACHER` | teacher folder or run directory for `teacher.evaluate` and the server; default the newest run, else the shipped one |
+| `WST_CONFIG` | the server's config file, as `--config` |
 | `WST_REQUIRE` | tests: comma-separated programs whose absence fails instead of skipping |
 
 The server's settings are variables too, below.
@@ -64,12 +72,76 @@ ROUTES = """
 |---|---|
 | `POST /instruct` | one query -> instruction and composed messages |
 | `POST /instruct/batch` | `{"items": [...]}`, each item as for `/instruct` |
+| `POST /experiments` | starts an experiment; 201, or 200 where the same definition stands already |
+| `GET /experiments`, `GET /experiments/{name}` | all, or one as it stands |
+| `POST /experiments/{name}/ramp` | `{"enrolled": 0.5}`: let more units take part; nobody who is in changes the arm |
+| `POST /experiments/{name}/stop` | ends it; outcomes of what was served are still taken |
+| `GET /experiments/{name}/report` | the verdict and what it rests on, as JSON or (`?format=html`, or in a browser) as a page |
+| `GET /experiments/{name}/log` | its log as JSON lines, for `python -m evaluation.analyze` |
+| `POST /outcomes` | what became of a request or a unit; on reply it is on the disk |
+| `POST /v1/chat/completions` | OpenAI's chat completions: the last user turn gets an instruction, the rest is forwarded as it stands; streams |
+| `POST /v1/responses` | OpenAI's responses, likewise |
+| `GET /v1/models`, `GET /v1/models/{name:path}` | the students that the proxy forwards to |
 | `GET /livez` | 200 while the process lives |
 | `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded |
 | `GET /docs` | the OpenAPI page |
 
-Fields of the request: `query` (required), `system`, `history`, `task`, `student`, `unit`, `experiment`. `source` in the answer says where the
+Fields of the request: `query` (required), `system`, `history`, `task`, `student`; for experiments `unit` (who asks; none = every request is
+a unit of its own), `experiment` (its id), `covariate` (a number known of the unit before), `force_arm` (for a look by hand). `source` in the answer says where the
 instruction comes from: `teacher`, `cache`, `static`, `silence`, or `passthrough`, whose reason stands in the header `WST-Degraded`.
+
+An experiment: `id`; `arms`, each `name`, `weight` and one of `"teacher": sha256 or id`, `"text": …`, `"raw": true`; `control`; `metric` and
+further `metrics`, each a name (any number) or `{"name", "kind": "binary|bounded|real", "low", "high", "lower_is_better"}`; `guardrails`, each
+`{"metric", "margin", "higher_is_worse", "alpha"}`; `planned_n`, `alpha`, `enrolled`, `layer` with `layer_slice`, `hypothesis`. A guardrail's
+metric is one that the service measures (`fallback`, `latency_ms`, `injection`) or one that outcomes are reported of. An arm that is surely
+worse than the control by more than `margin` is stopped: its units get the control's treatment, and with no arm left the experiment ends.
+
+An outcome: `request_id`, or `unit` and `experiment`; `metric`; `value`; `idempotency_key` (also the header `Idempotency-Key`). One value a
+request (or unit) and metric counts, several need a key each. Sent again it is `"duplicate": true`; with another value, 409. 404: what it is
+about was not served here. 422: not a metric of the experiment, or out of its range. 503: the event log fails, send it again.
+
+### The proxy
+
+`model` names one of the server's students. Only a request whose last turn is a user's with text is instructed; a passthrough is forwarded byte
+for byte, an instructed body differs in the text of that turn. The reply's headers are the student's, and
+
+| header of the reply | meaning |
+|---|---|
+| `WST-Source` | where the instruction comes from, as `source` above |
+| `WST-Degraded` | why there is none: `opted_out`, `tool_turn`, `no_user_turn`, `no_text` (pictures alone), `not_unicode`, `already_instructed`, `query_too_long`, `student_refused` (the instructed request was refused and went once more as it came), or a reason as for `/instruct` |
+| `WST-Experiment`, `WST-Arm` | the experiment and arm that the request takes part in (`WST-Experiment` and `WST-Unit` of the request, else the body's `user`) |
+| `WST-Outcome-Id` | the `request_id` under which `/outcomes` takes what became of it |
+| `WST-Student-Request-Id` | the student's own request id; `X-Request-Id` is this server's |
+| `Server-Timing` | `teacher`: the wait for the instruction, `total`: until the student's answer began, in milliseconds |
+
+A caller may set these headers, or the same names below `wst` in the body, a field that is not forwarded
+(`extra_body={"wst": {"task": "gsm8k"}}`):
+
+| header of the request | field | meaning |
+|---|---|---|
+| `WST-Instruct: off` | `instruct` | forward as it stands |
+| `WST-Teacher` | `teacher` | one of the server's teachers |
+| `WST-Task` | `task` | the kind of question |
+| `WST-Unit` | `unit` | who asks |
+| `WST-Experiment` | `experiment` | the experiment to take part in |
+
+The student's errors come through as they are; 502 and 504 say that it could not be reached, broke off, refuses the server's key, or was too
+slow. A stream that breaks off ends with an event `error` and a broken connection. Nothing is tried again but an instructed request that was
+refused as such: retries are the caller's client's.
+
+`/instruct` takes `WST-Teacher` too, and both take `WST-Timeout-Ms`: the milliseconds that the caller leaves for the instruction, where that
+is less than `WST_DEADLINE_MS`. Reasons for a passthrough that the teacher gives: `timeout`, `overloaded` (the queue is full, or as long as
+the deadline), `teacher_failed`, `teacher_down` (it failed five times in a row and is left alone for a second or longer), `query_too_long`,
+`refused_too_long`, `refused_chat_marker`, `refused_role_line`.
+
+### Keys and limits
+
+With `WST_KEYS` every route but `/livez` and `/readyz` asks for a key, `Authorization: Bearer wst_...` or `X-Api-Key`. 401: no valid key; 403: the
+key lacks the scope (`instruct`, `proxy` for `/v1/...`, `outcomes`, `experiments`, `metrics`; `admin` opens all). A key may have limits: requests
+and tokens a minute, requests at the same time; 429 says in `Retry-After` when to come again, and every reply of a key with limits has
+`RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds). Tokens are a quarter of the body's bytes at first, and what the
+student says that they were in the end. Replicas share limits by `WST_STORE`; while that fails each counts for itself. A key with
+`on_failure: error` gets 503 with `Retry-After` where others get the raw messages because the teacher failed.
 
 ## Metrics of a training run
 
@@ -140,6 +212,8 @@ def main() -> None:
     text += table(list(setting_docs(TrainConfig))) + presets()
     text += "\n## Settings of the server\n\nVariables `WST_<NAME>`, some also flags.\n\n"
     text += table([(f"WST_{name.upper()}", default, doc) for name, default, doc in setting_docs(ServerSettings)])
+    text += "\n### A student of the proxy\n\nKeys below `students.NAME`.\n\n" + table(list(setting_docs(ServedStudent)))
+    text += "\n### A teacher of the server\n\nKeys below `teachers.NAME`.\n\n" + table(list(setting_docs(TeacherSource)))
     (ROOT / "docs" / "reference.md").write_text(text + ROUTES, encoding="utf-8")
 
 

@@ -288,13 +288,14 @@ def check_guardrail(
     higher_is_worse: bool = True,
     weights: Mapping[str, float] | None = None,
 ) -> Excess:
-    """One guardrail of one arm, asked as often as wanted. A metric without a line so far is not breached.
+    """One guardrail of one arm, asked as often as wanted. A metric without a line so far is not breached. Raises ValueError for weights
+    that do not fit the log.
 
     Each guardrail errs with probability at most alpha by itself: a false stop costs a test, a missed one costs users.
     """
     if metric not in log.metrics or arm not in log.arms or control not in log.arms:
         return Excess(None, None, False, "none")
-    table, shares = log.metrics[metric], weights or dict.fromkeys(log.arms, 1.0 / len(log.arms))
+    table, shares = log.metrics[metric], planned_shares(log.arms, weights)
     by_arm = samples(log, table)
     return guardrail(
         by_arm[control],

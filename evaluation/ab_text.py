@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evaluation.ab import AbReport, ArmComparison, MetricReport
 from evaluation.sample_ratio import SRM_ALPHA
 from evaluation.sequences import BURN_IN_EACH_WAY, BURN_IN_UNITS
@@ -54,6 +56,24 @@ def sentences(report: AbReport) -> list[str]:
         for arm, found in metric.vs_control.items():
             lines.append(f"{name}: {sentence(report, metric, arm, found, comparisons)}")
     return lines
+
+
+def headline(report: AbReport, metric: str, stopped: Mapping[str, str] | None = None) -> str:
+    """The verdict on the metric that decides. `stopped`: arms that a guardrail stopped, each with the sentence about it."""
+    if not report.srm.ok:
+        return sentences(report)[0]
+    stopped, found = stopped or {}, report.metrics[metric]
+    compared = {arm: one for arm, one in found.vs_control.items() if arm not in stopped}
+    comparisons = sum(len(other.vs_control) for other in report.metrics.values())
+    better = [arm for arm in compared if compared[arm].verdict == "better"]
+    said = list(stopped.values())
+    if better or len(compared) == 1:
+        best = max(better or compared, key=lambda arm: abs(compared[arm].difference or 0.0))
+        said.append(f"On {metric}, {sentence(report, found, best, compared[best], comparisons)}")
+    elif compared:
+        each = ", ".join(f"{arm} {signed(one.difference, found) or 'without outcomes'} ({one.verdict})" for arm, one in compared.items())
+        said.append(f"On {metric}, no arm is shown to be better than {report.control}: {each}.")
+    return " ".join(said)
 
 
 def sentence(report: AbReport, metric: MetricReport, arm: str, found: ArmComparison, comparisons: int) -> str:

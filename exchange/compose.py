@@ -38,7 +38,21 @@ def compose(example: PublicExample, instruction: Instruction) -> tuple[Message, 
     messages = raw_messages(example)
     if not instruction.text:
         return messages
-    block = _template().replace("{instruction}", instruction.text, 1)
+    return (*messages[:-1], Message(role="user", content=compose_query(example.query, instruction.text)))
+
+
+def compose_query(query: str, instruction: str) -> str:
+    """The user's turn that carries `instruction`; the query itself where that is empty."""
+    if not instruction:
+        return query
+    block = _template().replace("{instruction}", instruction, 1)
     # The query is put in last and by position, so that neither text can be mistaken for a slot of the template.
     head, _, tail = block.rpartition("{query}")
-    return (*messages[:-1], Message(role="user", content=head + example.query + tail))
+    return head + query + tail
+
+
+def is_composed(query: str) -> bool:
+    """Whether a user's turn already carries an instruction."""
+    before, _, rest = _template().partition("{instruction}")
+    after = rest.partition("{query}")[0]
+    return bool(before) and query.startswith(before) and after in query

@@ -86,3 +86,17 @@ def _refusal(text: str, max_chars: int) -> str | None:
     if _ROLE_LINE.search(seen):
         return "role_line"
     return None
+
+
+_INJECTED = re.compile(
+    r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:previous|prior|above|earlier|all|any|system)\b.{0,40}\b(?:instruction|prompt|rule|message)s?\b"
+    r"|\b(?:reveal|print|repeat|output|show|send)\b.{0,40}\b(?:system prompt|password|api[ _-]?key|secret|credential)s?\b"
+    r"|\bhttps?://|\bwww\.",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def looks_injected(text: str) -> bool:
+    """Whether a text that passed the guard says what an injected one would: to disregard the rules, to give secrets away, to go to an
+    address. A coarse sign that is counted by arm (the guardrail `injection`), not a ground for refusal: advice may quote such a query."""
+    return _INJECTED.search(text) is not None

@@ -9,20 +9,25 @@ curl localhost:8000/instruct -H 'content-type: application/json' -d '{"query": "
 from __future__ import annotations
 
 import argparse
+import asyncio
 import difflib
 import logging
 import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
+from server.keys import read_keys
 from server.settings import FLAGS, ServerSettings, read_settings, variables_help
+from server.students import make_students
+from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
+from server.teachers import load as load_teacher
 
-if TYPE_CHECKING:
-    from server.line import ServedTeacher
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the settings below, in lower case and without WST_")
     parser.add_argument("--host", help="loopback address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="TCP port, 0 for any free one (default 8000)")
     parser.add_argument("--teacher", metavar="FOLDER", help="run directory or teacher folder (default: newest run, else shipped)")
@@ -49,18 +55,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def load(settings: ServerSettings) -> ServedTeacher:
-    """The teacher that `settings` mean. Raises SettingError whatever is wrong with its folder."""
-    from teacher.locate import find_teacher
-    from teacher.policy import load_teacher
+    """The default teacher that `settings` mean. Raises SettingError whatever is wrong with it."""
+    return _load(settings, DEFAULT, settings.teachers.get(DEFAULT, TeacherSource(folder=settings.teacher)))
 
-    folder = find_teacher(settings.teacher)
-    try:
-        return load_teacher(folder, batch_size=settings.teacher_batch)
-    except SettingError:
-        raise
-    except Exception as error:  # a damaged folder fails in as many ways as there are files in it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SettingError(f"{folder}: cannot be loaded as a teacher ({type(error).__name__}: {reason})") from None
+
+def _load(settings: ServerSettings, name: str, source: TeacherSource) -> ServedTeacher:
+    teacher = load_teacher(
+        source, name, batch_size=settings.teacher_batch, threads=settings.teacher_lanes, timeout_s=settings.deadline_ms / 1000
+    )
+    if slow := check_speed(teacher, settings.deadline_ms / 1000):
+        if settings.slow_teacher == "refuse":
+            raise SettingError(slow)
+        print(f"server: {slow}", file=sys.stderr, flush=True)
+    return teacher
+
+
+def load_all(settings: ServerSettings) -> dict[str, ServedTeacher]:
+    """Every teacher by name."""
+    others = {name: _load(settings, name, source) for name, source in settings.teachers.items() if name != DEFAULT}
+    return {**others, DEFAULT: load(settings)}
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -81,12 +94,29 @@ def url(host: str | int, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
-def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.socket) -> None:
+def check_events(settings: ServerSettings) -> None:
+    """Raises SettingError for a store's URL that is none, and where a file that was named cannot be written. One that nobody named is made
+    when it is needed; a Redis that is down is no error, the file keeps what it misses."""
+    from server.experiments import open_events
+    from store import StoreError
+
+    events = open_events(settings)
+    if settings.event_log is None:
+        return
+    try:
+        asyncio.run(events.check())
+    except StoreError as error:
+        raise SettingError(f"WST_EVENT_LOG={settings.event_log!r}: {error}") from None
+
+
+def serve(settings: ServerSettings, teachers: dict[str, ServedTeacher], listener: socket.socket) -> None:
     """Run until SIGTERM or Ctrl-C; running requests get `shutdown_grace_s` to finish."""
     import uvicorn
 
     from server.app import create_app
+    from server.errors import BrokenOffError
 
+    teacher = teachers[DEFAULT]
     ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
 
     class Server(uvicorn.Server):
@@ -95,13 +125,15 @@ def serve(settings: ServerSettings, teacher: ServedTeacher, listener: socket.soc
             print(ready, flush=True)
 
     config = uvicorn.Config(
-        create_app(settings, teacher),
+        create_app(settings, teacher, teachers),
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here trusts a caller's address
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
+    # Nothing to trace: the student broke off, and our own log has said so.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], BrokenOffError)))
     try:
         Server(config).run(sockets=[listener])
     except OSError as error:  # another process took the port between bind and listen
@@ -115,14 +147,20 @@ def main(argv: Sequence[str]) -> int:
         near = difflib.get_close_matches(unknown[0].partition("=")[0], ["--check", "--help", *(f"--{name}" for name in FLAGS)], n=1)
         raise SettingError(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else ""))
     settings = read_settings({name: getattr(arguments, name) for name in FLAGS}, os.environ)
+    if settings.keys is not None:
+        read_keys(Path(settings.keys))
+    elif settings.hosts is None:
+        settings = settings.model_copy(update={"hosts": [*LOOPBACK_NAMES, f"[{settings.host}]" if ":" in settings.host else settings.host]})
+    check_events(settings)
     if arguments.check:
-        teacher = load(settings)
+        make_students(settings.students)
+        teacher = load_all(settings)[DEFAULT]
         print(f"good: teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) for {url(settings.host, settings.port)}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("wst").setLevel(settings.log_level.upper())
     with bind(settings) as listener:
-        serve(settings, load(settings), listener)
+        serve(settings, load_all(settings), listener)
     return 0
 
 

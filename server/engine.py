@@ -1,26 +1,37 @@
-"""Between many requests and one teacher: micro-batches, a bounded queue, a deadline, and failures that stay small.
+"""Between many requests and one teacher: micro-batches, a bounded queue, deadlines, and failures that stay small.
 
 One `generate` over thirty prompts costs little more than one over a single prompt, so whatever waits when the teacher becomes free goes
-into its next batch. A failing batch is halved and tried again until the one query that breaks the teacher is alone, because neighbours
-in a batch are strangers to each other. Nothing here raises: an `Answer` without an instruction says why.
+into its next batch. Who comes while a batch runs waits for its end, or, where a second lane is free, no longer than `late_join_s`. A
+teacher behind HTTP batches by itself: it is asked with batches of one and as many lanes as it bears. Equal requests in flight share one
+place.
+
+A failing batch is halved and tried again until the one query that breaks the teacher is alone, because neighbours in a batch are strangers
+to each other. A teacher that fails again and again is left alone for a while (the breaker), so that it costs callers nothing. Nothing here
+raises: an `Answer` without an instruction says why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal
+from typing import Literal, get_args
 
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
+from server.breaker import Breaker
 
 log = logging.getLogger("wst.server")
 
-Failure = Literal["timeout", "overloaded", "teacher_failed"]
+Failure = Literal["timeout", "overloaded", "teacher_failed", "teacher_down"]
+
+FAILURES: tuple[str, ...] = get_args(Failure)
+SMOOTHING = 0.2
+"""Weight of the newest batch in the running mean of how long a batch takes."""
 
 
 @dataclass(frozen=True)
@@ -32,91 +43,220 @@ class Answer:
     queue_s: float = 0.0
     teacher_s: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """The caller's whole wait for the teacher."""
+        return self.queue_s + self.teacher_s
+
 
 @dataclass(eq=False)
 class _Ticket:
-    """One waiting request."""
+    """One place in the queue, for one request or for several equal ones."""
 
     example: PublicExample
-    answer: asyncio.Future[Answer]
+    key: str | None
     arrived: float
+    answers: list[asyncio.Future[Answer]] = field(default_factory=list)
     started: float | None = None
+    batch: _Batch | None = None
+
+    def wanted(self) -> bool:
+        return any(not answer.done() for answer in self.answers)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """What is asked for in one call of the teacher."""
+
+    tickets: Sequence[_Ticket]
+    asking: asyncio.Future[list[Instruction]]
 
 
 class TeacherEngine:
     """Asks `policy` on behalf of concurrent requests of one event loop."""
 
-    def __init__(self, policy: InstructionPolicy, *, batch_size: int, window_s: float, deadline_s: float, max_queued: int) -> None:
+    def __init__(
+        self,
+        policy: InstructionPolicy,
+        *,
+        batch_size: int,
+        window_s: float,
+        deadline_s: float,
+        max_queued: int,
+        lanes: int = 1,
+        late_join_s: float = 0.0,
+        breaker: Breaker | None = None,
+    ) -> None:
+        """`lanes`: calls of the teacher at the same time; the first waits `window_s` for company, the others `late_join_s`."""
         self.policy = policy
         self.batch_size = batch_size
         self.window_s = window_s
         self.deadline_s = deadline_s
         self.max_queued = max_queued
+        self.lanes = lanes
+        self.late_join_s = late_join_s
+        self.breaker = breaker or Breaker()
+        self.batch_s = 0.0
+        """How long a batch takes that succeeds, running mean; 0 before the first."""
         self._waiting: dict[_Ticket, None] = {}
         """In order of arrival; a request that gives up takes its ticket out."""
-        self._runner: asyncio.Task[None] | None = None
+        self._by_key: dict[str, _Ticket] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._joining: asyncio.TimerHandle | None = None
 
-    async def ask(self, example: PublicExample) -> Answer:
-        """The policy's instruction for one example, or why there is none; within `deadline_s`."""
-        if len(self._waiting) >= self.max_queued:
-            return Answer(failure="overloaded")
-        ticket = _Ticket(example, asyncio.get_running_loop().create_future(), perf_counter())
-        self._waiting[ticket] = None
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run())
+    @property
+    def queued(self) -> int:
+        """Requests that the teacher has not begun with."""
+        return len(self._waiting)
+
+    async def ask(self, example: PublicExample, *, key: str | None = None, deadline_s: float | None = None) -> Answer:
+        """The policy's instruction for one example, or why there is none; within `deadline_s`, at most the engine's own.
+
+        Requests of equal `key` (everything that the instruction depends on) share one place in the queue; None = never shared.
+        """
+        limit_s = self.deadline_s if deadline_s is None else min(deadline_s, self.deadline_s)
+        ticket = self._by_key.get(key) if key is not None else None
+        if ticket is None or not ticket.wanted():
+            if (refusal := self._refusal(limit_s)) is not None:
+                return Answer(failure=refusal)
+            ticket = self._queue(example, key)
+        arrived = perf_counter()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        ticket.answers.append(answer)
         try:
-            async with asyncio.timeout(self.deadline_s):
-                return await ticket.answer
+            async with asyncio.timeout(limit_s):
+                return await answer
         except TimeoutError:
             now = perf_counter()
-            started = ticket.started or now
-            return Answer(failure="timeout", queue_s=started - ticket.arrived, teacher_s=now - started)
+            started = min(max(ticket.started or now, arrived), now)
+            return Answer(failure="timeout", queue_s=started - arrived, teacher_s=now - started)
         finally:
-            self._waiting.pop(ticket, None)
+            answer.cancel()
+            if not ticket.wanted():
+                self._leave(ticket)
 
     async def aclose(self) -> None:
         """Stop asking. The server calls it after the last request."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        running = {lane for lane in self._running if not lane.done()}
+        for lane in running:
+            lane.cancel()
+        if running:
+            await asyncio.wait(running)
 
-    async def _run(self) -> None:
+    def _refusal(self, limit_s: float) -> Failure | None:
+        """Why a request would not be answered in time; None where it may be."""
+        if not self.breaker.allows():
+            return "teacher_down"
+        if len(self._waiting) >= self.max_queued:
+            return "overloaded"
+        if not self._running and not self._waiting:
+            return None  # however slow the last batch was: only a new one tells
+        batches = math.floor(len(self._waiting) / self.batch_size) / self.lanes + 1
+        return "overloaded" if batches * self.batch_s > limit_s else None
+
+    def _queue(self, example: PublicExample, key: str | None) -> _Ticket:
+        ticket = _Ticket(example, key, perf_counter())
+        self._waiting[ticket] = None
+        if key is not None:
+            self._by_key[key] = ticket
+        self._running -= {lane for lane in self._running if lane.done()}  # of an event loop that ended before it could say so
+        loop = asyncio.get_running_loop()
+        if not self._running:
+            self._open_lane(self.window_s)
+        elif len(self._running) < self.lanes:
+            if not self.late_join_s:
+                self._open_lane(0.0)
+            elif self._joining is None or self._joining.when() < loop.time():
+                self._joining = loop.call_later(self.late_join_s, self._join_late)
+        return ticket
+
+    def _join_late(self) -> None:
+        self._joining = None
+        if self._waiting and len(self._running) < self.lanes:
+            self._open_lane(0.0)
+
+    def _open_lane(self, window_s: float) -> None:
+        lane = asyncio.create_task(self._run(window_s))
+        self._running.add(lane)
+        lane.add_done_callback(self._running.discard)
+
+    def _leave(self, ticket: _Ticket) -> None:
+        """Nobody waits for this ticket any more."""
+        self._waiting.pop(ticket, None)
+        if ticket.key is not None and self._by_key.get(ticket.key) is ticket:
+            del self._by_key[ticket.key]
+        if ticket.batch is not None and not any(other.wanted() for other in ticket.batch.tickets):
+            ticket.batch.asking.cancel()
+
+    async def _run(self, window_s: float) -> None:
         """Work until nobody waits. The window counts only from idle: behind a running batch requests have gathered already."""
-        await asyncio.sleep(self.window_s)
+        await asyncio.sleep(window_s)
         while self._waiting:
             batch = [ticket for ticket, _ in zip(self._waiting, range(self.batch_size))]
             for ticket in batch:
                 del self._waiting[ticket]
                 ticket.started = perf_counter()
-            await self._answer(batch)
+            began = perf_counter()
+            if await self._answer(batch):
+                took = perf_counter() - began
+                self.batch_s = took if not self.batch_s else (1 - SMOOTHING) * self.batch_s + SMOOTHING * took
+                self.breaker.succeeded()
 
-    async def _answer(self, batch: Sequence[_Ticket]) -> None:
-        batch = [ticket for ticket in batch if not ticket.answer.done()]  # the others have given up
-        if not batch:
-            return
+    async def _answer(self, tickets: Sequence[_Ticket]) -> bool:
+        """Ask the teacher for these; whether anybody got an instruction."""
+        tickets = [ticket for ticket in tickets if ticket.wanted()]  # the others have given up
+        if not tickets:
+            return False
+        asking = asyncio.ensure_future(self.policy.instruct([ticket.example for ticket in tickets]))
+        batch = _Batch(tickets, asking)
+        for ticket in tickets:
+            ticket.batch = batch
         try:
-            async with asyncio.timeout(self.deadline_s):  # after that long nobody of this batch is left
-                instructions = await self.policy.instruct([ticket.example for ticket in batch])
-            if len(instructions) != len(batch) or not all(isinstance(i, Instruction) for i in instructions):
-                raise TypeError(f"the policy did not return {len(batch)} instructions")
-        except TimeoutError:
-            log.warning("the teacher took longer than %.3f s for a batch of %d", self.deadline_s, len(batch))
-            self._resolve(batch, [None] * len(batch), "timeout")
-        except Exception as error:  # whatever a model raises is a passthrough for the app, never a 500
-            if len(batch) > 1:
-                await self._answer(batch[: len(batch) // 2])
-                await self._answer(batch[len(batch) // 2 :])
-                return
-            # Type and place only: the text of an exception may quote the query.
-            log.error("the teacher failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__, limit=-6)))
-            self._resolve(batch, [None], "teacher_failed")
-        else:
-            self._resolve(batch, instructions, None)
+            # After that long nobody of this batch is left, save who joined it late.
+            await asyncio.wait({asking}, timeout=self.deadline_s)
+        finally:
+            timed_out = asking.cancel()
+        if timed_out:
+            log.warning("the teacher took longer than %.3f s for a batch of %d", self.deadline_s, len(tickets))
+            self.breaker.failed()
+            self._resolve(tickets, [None] * len(tickets), "timeout")
+            return False
+        if asking.cancelled() and not any(ticket.wanted() for ticket in tickets):
+            return False  # everybody left
+        error = asyncio.CancelledError() if asking.cancelled() else asking.exception() or _garbage(asking.result(), len(tickets))
+        if error is None:
+            self._resolve(tickets, asking.result(), None)
+            return True
+        return await self._failed(tickets, error)
 
-    @staticmethod
-    def _resolve(batch: Sequence[_Ticket], instructions: Sequence[Instruction | None], failure: Failure | None) -> None:
+    async def _failed(self, tickets: Sequence[_Ticket], error: BaseException) -> bool:
+        """Whatever a model raises is a passthrough for the app, never a 500. Halves are tried again."""
+        if len(tickets) > 1:
+            left = await self._answer(tickets[: len(tickets) // 2])
+            return await self._answer(tickets[len(tickets) // 2 :]) or left
+        if isinstance(error, TimeoutError):
+            self.breaker.failed()
+            self._resolve(tickets, [None], "timeout")
+            return False
+        # Type and place only: the text of an exception may quote the query.
+        log.error("the teacher failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__, limit=-6)))
+        self.breaker.failed()
+        self._resolve(tickets, [None], "teacher_failed")
+        return False
+
+    def _resolve(self, tickets: Sequence[_Ticket], instructions: Sequence[Instruction | None], failure: Failure | None) -> None:
         now = perf_counter()
-        for ticket, instruction in zip(batch, instructions, strict=True):
-            if not ticket.answer.done():
-                assert ticket.started is not None
-                ticket.answer.set_result(Answer(instruction, failure, ticket.started - ticket.arrived, now - ticket.started))
+        for ticket, instruction in zip(tickets, instructions, strict=True):
+            if ticket.key is not None and self._by_key.get(ticket.key) is ticket:
+                del self._by_key[ticket.key]
+            assert ticket.started is not None
+            for answer in ticket.answers:
+                if not answer.done():
+                    answer.set_result(Answer(instruction, failure, ticket.started - ticket.arrived, now - ticket.started))
+
+
+def _garbage(instructions: object, wanted: int) -> TypeError | None:
+    """The error where a policy breaks its protocol."""
+    if isinstance(instructions, list) and len(instructions) == wanted and all(isinstance(i, Instruction) for i in instructions):
+        return None
+    return TypeError(f"the policy did not return {wanted} instructions")

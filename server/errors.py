@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,30 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from server.wire import ErrorDetail, ErrorReply, InstructBatchRequest, InstructRequest
+from evaluation.experiment import Arm, Experiment, Guardrail, Metric
+from server.wire import ErrorDetail, ErrorReply, InstructBatchRequest, InstructRequest, OutcomeRequest
+from store import StoreError
 
-TYPES = {400: "not_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid_field", 500: "internal"}
-FIELDS = (*InstructRequest.model_fields, *InstructBatchRequest.model_fields)
+log = logging.getLogger("wst.server")
+
+TYPES = {
+    400: "not_json",
+    401: "no_key",
+    403: "not_allowed",
+    429: "quota",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    409: "conflict",
+    413: "too_large",
+    422: "invalid_field",
+    500: "internal",
+    502: "student_unreachable",
+    503: "capacity",
+    504: "student_timeout",
+}
+MODELS = (InstructRequest, InstructBatchRequest, OutcomeRequest, Experiment, Arm, Metric, Guardrail)
+FIELDS = tuple(name for model in MODELS for name in model.model_fields)
 NOT_JSON = "the body must be a JSON object, sent with Content-Type: application/json"
 
 OURS = {
@@ -32,6 +53,31 @@ class InvalidField(HTTPException):
         super().__init__(422, f"{field}: {message}")
 
 
+class Conflict(HTTPException):
+    """What is asked for contradicts what stands."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(409, message)
+
+
+class Unknown(HTTPException):
+    """What is asked for does not exist, or belongs to another tenant; the two are not told apart."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(404, message)
+
+
+class Unavailable(HTTPException):
+    """Not now; the caller sends it again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, {"Retry-After": "1"})
+
+
+class BrokenOffError(ConnectionError):
+    """An answer that had begun has no end. Leaves the app, so that the web server closes the connection and the caller sees it."""
+
+
 def error_response(status: int, message: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The error reply. `message` may hold lone surrogates from a caller's field name; JSON over UTF-8 cannot."""
     kind = TYPES.get(status, "error")
@@ -43,12 +89,20 @@ def install(app: FastAPI) -> None:
     """Let the app answer refused requests, unknown routes and wrong methods in our shape."""
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(StoreError, _store_error)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers) if error.headers is not None else None
     return error_response(error.status_code, OURS.get(error.detail, error.detail), request.state.request_id, headers)
+
+
+async def _store_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s: %s", request.state.request_id, error)
+    return error_response(
+        503, "the event log does not take this now, nothing was kept; try again", request.state.request_id, {"Retry-After": "1"}
+    )
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

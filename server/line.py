@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from time import perf_counter
 
 from exchange.compose import compose
 from exchange.guard import guard
-from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, Message, PublicExample
-from server.engine import Answer, TeacherEngine
-
-
-class ServedTeacher(Protocol):
-    """What the service needs of a teacher; `teacher.policy.LoadedTeacher` is one."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def policy(self) -> InstructionPolicy: ...
+from server.cache import cache_key
+from server.engine import Answer
+from server.teachers import Desk
 
 
 @dataclass(frozen=True)
@@ -35,9 +23,12 @@ class Instructed:
     answer: Answer
 
 
-async def instruct(example: PublicExample, engine: TeacherEngine) -> Instructed:
-    """Instruct one example. Never fails: without a usable instruction the raw messages come back, with the reason."""
-    answer = await engine.ask(example)
+async def instruct(example: PublicExample, desk: Desk, *, tenant: str = "", deadline_s: float | None = None) -> Instructed:
+    """Instruct one example. Never fails: without a usable instruction the raw messages come back, with the reason.
+
+    Tenants share no cached instruction. `deadline_s` shortens the wait for the teacher.
+    """
+    answer = await ask(example, desk, tenant=tenant, deadline_s=deadline_s)
     degraded: str | None = answer.failure
     instruction = Instruction(text="", source="passthrough")
     if answer.instruction is not None:
@@ -51,3 +42,18 @@ async def instruct(example: PublicExample, engine: TeacherEngine) -> Instructed:
         else:
             instruction = guarded.instruction.model_copy(update={"source": "silence"})
     return Instructed(instruction, compose(example, instruction), degraded, answer)
+
+
+async def ask(example: PublicExample, desk: Desk, *, tenant: str, deadline_s: float | None) -> Answer:
+    """The teacher's own words, or those it wrote before for an equal query of the tenant."""
+    if not desk.cached:
+        return await desk.engine.ask(example, deadline_s=deadline_s)
+    key = cache_key(example, desk.teacher.sha256, tenant=tenant)
+    began = perf_counter()
+    if (known := await desk.cache.get(key)) is not None:
+        source = "cache" if known.source == "teacher" else known.source
+        return Answer(known.model_copy(update={"source": source}), queue_s=perf_counter() - began)
+    answer = await desk.engine.ask(example, key=key, deadline_s=deadline_s)
+    if answer.instruction is not None and answer.instruction.source != "passthrough":
+        desk.cache.put(key, answer.instruction)
+    return answer

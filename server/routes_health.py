@@ -34,5 +34,5 @@ async def livez() -> Live:
 @router.get("/readyz")
 async def readyz(request: Request) -> Ready:
     """Route requests here when this answers; the teacher is loaded before the server listens."""
-    teacher = request.app.state.teacher
+    teacher = request.app.state.teachers.default.teacher
     return Ready(teacher=TeacherName(id=teacher.id, sha256=teacher.sha256))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.exceptions import HTTPException
 
-from server.engine import TeacherEngine
+from exchange.records import PublicExample
+from server.engine import FAILURES
 from server.errors import InvalidField
-from server.line import Instructed, ServedTeacher, instruct
+from server.experiments import Experiments
+from server.keys import Caller
+from server.line import Instructed, instruct
+from server.routes_experiments import tenant_of
 from server.settings import ServerSettings
+from server.teachers import Desk, Teachers
+from server.treatment import Entry, Treated, treat
 from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
@@ -22,28 +30,60 @@ def _settings(request: Request) -> ServerSettings:
     return settings
 
 
-def _teacher(request: Request) -> ServedTeacher:
-    teacher: ServedTeacher = request.app.state.teacher
-    return teacher
+def desk_of(request: Request, name: str | None) -> Desk:
+    """The teacher that a caller names, None = the default one. Raises InvalidField."""
+    teachers: Teachers = request.app.state.teachers
+    desk = teachers.get(name)
+    if desk is None:
+        raise InvalidField("WST-Teacher", "this server has no such teacher")
+    return desk
 
 
-def _engine(request: Request) -> TeacherEngine:
-    engine: TeacherEngine = request.app.state.engine
-    return engine
+def deadline_of(request: Request) -> float | None:
+    """Seconds that the caller leaves us, from `WST-Timeout-Ms`: what is left of its own time, not a time of day. Raises InvalidField."""
+    text = request.headers.get("wst-timeout-ms")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,6}", text):
+        raise InvalidField("WST-Timeout-Ms", "must be a whole number of milliseconds, 1 to 9999999")
+    return int(text) / 1000
 
 
+def _desk(request: Request) -> Desk:
+    return desk_of(request, request.headers.get("wst-teacher"))
+
+
+def caller_of(request: Request) -> Caller:
+    """Whose key came with the request."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def refuse_failure(caller: Caller, degraded: str | None) -> None:
+    """Raises a 503 where the teacher failed and this caller would rather hear of it than have the raw messages."""
+    if caller.on_failure == "error" and degraded in FAILURES:
+        raise HTTPException(503, f"no instruction: {degraded}", headers={"Retry-After": "1", "WST-Degraded": degraded})
+
+
+CallerOf = Annotated[Caller, Depends(caller_of)]
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
-TeacherOf = Annotated[ServedTeacher, Depends(_teacher)]
-EngineOf = Annotated[TeacherEngine, Depends(_engine)]
+DeskOf = Annotated[Desk, Depends(_desk)]
+DeadlineOf = Annotated[float | None, Depends(deadline_of)]
 
 
 @router.post("/instruct")
 async def post_instruct(
-    body: InstructRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+    body: InstructRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    deadline_s: DeadlineOf,
+    caller: CallerOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, settings, "query")
-    reply = await _serve(body, request.state.request_id, teacher, engine)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, caller)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -51,7 +91,13 @@ async def post_instruct(
 
 @router.post("/instruct/batch")
 async def post_instruct_batch(
-    body: InstructBatchRequest, request: Request, response: Response, settings: SettingsOf, teacher: TeacherOf, engine: EngineOf
+    body: InstructBatchRequest,
+    request: Request,
+    response: Response,
+    settings: SettingsOf,
+    desk: DeskOf,
+    deadline_s: DeadlineOf,
+    caller: CallerOf,
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
     if len(body.items) > settings.max_batch_items:
@@ -59,7 +105,8 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, settings, f"items.{index}.query")
     request_id = request.state.request_id
-    replies = await asyncio.gather(*(_serve(item, f"{request_id}-{i}", teacher, engine) for i, item in enumerate(body.items)))
+    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, caller) for i, item in enumerate(body.items))
+    replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
     return InstructBatchReply(items=tuple(replies), request_id=request_id)
@@ -72,17 +119,40 @@ def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
         raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
 
 
-async def _serve(body: InstructRequest, request_id: str, teacher: ServedTeacher, engine: TeacherEngine) -> InstructReply:
+async def treated(request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry) -> Treated:
+    """What a request gets: its arm's treatment where it takes part in an experiment, else the instruction of `desk`'s teacher."""
+    state, tenant = request.app.state, tenant_of(request)
+    teachers: Teachers = state.teachers
+    experiments: Experiments = state.experiments
+
+    async def ask(sha256: str | None) -> tuple[Instructed, TeacherName] | None:
+        asked = desk if sha256 is None else teachers.by_sha256(sha256)
+        if asked is None:
+            return None
+        done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
+        return done, TeacherName(id=asked.teacher.id, sha256=asked.teacher.sha256)
+
+    capture = request.scope["state"].get("capture_text", state.settings.capture_text)
+    return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+
+
+async def _serve(
+    body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None, caller: Caller
+) -> InstructReply:
     started = perf_counter()
-    done: Instructed = await instruct(body.example(request_id, teacher.task), engine)
+    # Without a unit every request is one of its own.
+    entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
+    done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry)
+    done = done_for.instructed
+    refuse_failure(caller, done.degraded)
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,
         messages=done.messages,
         source=done.instruction.source,
-        teacher=TeacherName(id=teacher.id, sha256=teacher.sha256) if done.degraded is None else None,
-        request_id=request_id,
-        experiment=None,
+        teacher=done_for.teacher,
+        request_id=done_for.request_id,
+        experiment=done_for.experiment,
         degraded=done.degraded,
         timings_ms={name: round(1000 * s, 3) for name, s in seconds.items()},
     )

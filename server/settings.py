@@ -1,4 +1,5 @@
-"""The service's settings: every field is a `WST_*` variable, four are flags too. Needs no fastapi, so `--help` stays instant.
+"""The service's settings: every field is a key of the config file and a `WST_*` variable, some are flags too. Needs no fastapi, so `--help`
+stays instant.
 
 A flag goes before the variable; an empty variable counts as unset (compose files write `WST_TEACHER=`).
 """
@@ -7,41 +8,84 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+import yaml
+from pydantic import Field, ValidationInfo, field_validator
 
-from exchange.settings import SettingError, Settings, load, setting_docs
+from exchange.settings import SettingError, Settings, load, read_yaml, setting_docs
+from server.students import ServedStudent
+from server.teachers import TeacherSource
 
-FLAGS = ("host", "port", "teacher")
-"""Settings that are flags as well."""
+FLAGS = ("config", "host", "port", "teacher")
+"""Flags with a value: the config file, and settings that are flags as well."""
 
-VARIABLES_OF_OTHERS = ("WST_CACHE_DIR", "WST_RUNS_DIR", "WST_DATA_DIR", "WST_REQUIRE")
-"""Variables that other commands read: known, and none of the server's business."""
+VARIABLES_OF_OTHERS = ("WST_CONFIG", "WST_CACHE_DIR", "WST_RUNS_DIR", "WST_DATA_DIR", "WST_REQUIRE")
+"""Variables that are no setting of the service: the config file's name, and what other commands read."""
 
 
 class ServerSettings(Settings):
     """How the service listens, how long it waits for the teacher, and what it refuses."""
 
+    keys: str | None = None
+    """File of API keys (`python -m server.keys`). None = no key is asked for, and only this machine is served."""
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback only (127.0.0.0/8, ::1, localhost), for the server has no keys that would tell callers apart."""
+    """Address to listen on. Without keys, which tell callers apart, loopback only (127.0.0.0/8, ::1, localhost)."""
+    hosts: list[str] | None = None
+    """Names by which callers may reach the server (their `Host` header, without port). None = any with keys, and without keys those of
+    this machine alone, so that no page in a browser reaches it under a name of its own."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 takes any free one, and the ready line names it."""
     teacher: str | None = None
     """A run directory or its teacher/ folder. None = the newest run with a complete teacher, else the shipped one."""
+    teachers: dict[str, TeacherSource] = Field(default_factory=dict)
+    """Further teachers by the name that callers write in `WST-Teacher`, e.g. {brief: {text: Be brief.}}. `default` takes the place of
+    `teacher`."""
+    slow_teacher: Literal["warn", "refuse"] = "warn"
+    """What to do at the start where a teacher cannot write its longest instruction within the deadline on this machine."""
+    students: dict[str, ServedStudent] = Field(default_factory=dict)
+    """What the proxy forwards to, by the name that callers write as `model`, e.g. {gpt-4o-mini: {base_url: https://api.openai.com/v1}}.
+    Empty = `/instruct` alone."""
+    event_log: str | None = None
+    """File of experiments, exposures and outcomes, on a local disk. None = events.db in WST_RUNS_DIR, made with the first experiment."""
+    capture_text: bool = False
+    """Whether queries and instructions are kept in the event log, for `teacher.collect`. Switch it on only where the users agreed."""
+    guardrail_period_s: float = Field(default=5.0, gt=0.0, le=3600.0)
+    """Seconds between two checks of the experiments' guardrails."""
     deadline_ms: int = Field(default=2000, ge=1, le=60_000)
     """Longest wait for an instruction in milliseconds, queue included; past it the raw messages go out. 2000 fits a 0.5B teacher on CPU."""
     batch_window_ms: int = Field(default=2, ge=0, le=1000)
     """Milliseconds an idle teacher waits for company before it starts. While it writes, requests gather anyway."""
     teacher_batch: int = Field(default=32, ge=1, le=4096)
     """Most requests that share one `generate`. A batch ends with its longest instruction, so a large one delays short answers."""
+    teacher_lanes: int = Field(default=2, ge=1, le=16)
+    """Batches that run at the same time, so that who comes late need not wait for the end of a long one. 2 on a CPU of two cores."""
+    late_join_ms: int = Field(default=50, ge=0, le=10_000)
+    """Milliseconds after which those who wait behind a running batch begin in another lane, where one is free."""
+    remote_concurrency: int = Field(default=128, ge=1)
+    """Most requests at the same time to a teacher behind HTTP."""
+    store: str | None = None
+    """Where replicas share cached instructions, limits and, as a stream, the event log: redis://HOST:PORT/DB, or env:NAME to take that
+    from the environment. None = each process for itself."""
+    store_timeout_ms: int = Field(default=50, ge=1, le=10_000)
+    """Longest wait for the store in milliseconds; what fails three times is left alone for a second and longer."""
+    cache_entries: int = Field(default=10_000, ge=0)
+    """Instructions that this process holds for equal queries of the same tenant; 0 = no cache."""
+    cache_ttl_s: float = Field(default=3600.0, gt=0)
+    """Seconds that a cached instruction is used."""
     max_queued: int = Field(default=256, ge=1)
     """Most requests that wait for the teacher; one more gets the raw messages at once ("overloaded")."""
     max_query_chars: int = Field(default=32_000, ge=1)
     """Longest query in characters (422 beyond). 32 000 characters are about 8 000 tokens."""
     max_body_bytes: int = Field(default=262_144, ge=1024)
-    """Largest request body in bytes (413 beyond)."""
+    """Largest request body in bytes (413 beyond), except on the proxy's routes."""
+    max_proxy_body_bytes: int = Field(default=20_000_000, ge=1024)
+    """Largest body of a proxied request in bytes (413 beyond); pictures travel inside of it."""
+    body_time_s: float = Field(default=30.0, gt=0)
+    """Seconds that a caller has to send a whole body (408 beyond)."""
     max_batch_items: int = Field(default=64, ge=1)
     """Most items of one POST /instruct/batch (422 beyond)."""
     shutdown_grace_s: int = Field(default=10, ge=0, le=3600)
@@ -51,7 +95,9 @@ class ServerSettings(Settings):
 
     @field_validator("host")
     @classmethod
-    def _loopback_only(cls, host: str) -> str:
+    def _loopback_only(cls, host: str, info: ValidationInfo) -> str:
+        if info.data.get("keys"):
+            return host
         try:
             loopback = ipaddress.ip_address(host).is_loopback
         except ValueError:
@@ -67,22 +113,36 @@ def variable(name: str) -> str:
 
 
 def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> ServerSettings:
-    """Settings from flags (None = not given) over variables. Raises SettingError, which names the flag or variable at fault."""
+    """Settings from flags (None = not given) over variables over the config file. Raises SettingError, which names the one at fault."""
     _refuse_misspelt(environ)
     data: dict[str, object] = {}
     origin: dict[str, str] = {}
+    config = flags.get("config") or environ.get("WST_CONFIG")
+    if config:
+        data = read_yaml(Path(config))
+        origin = {name: f"{config}: {name}" for name in data}
     for name in ServerSettings.model_fields:
         if text := environ.get(variable(name)):
-            data[name], origin[name] = text, variable(name)
+            data[name], origin[name] = _value(name, text), variable(name)
     for name, flag in flags.items():
-        if flag is not None:
+        if flag is not None and name != "config":
             data[name], origin[name] = flag, f"--{name}"
     try:
         return load(ServerSettings, data)
     except SettingError as error:
-        name, _, rest = str(error).partition("=")
-        hint = " (Kubernetes sets this for a service named wst: enableServiceLinks: false)" if rest.startswith("'tcp://") else ""
-        raise SettingError(f"{origin[name]}={rest}{hint}") from None
+        name, below, rest = re.match(r"(\w*)((?:\.[^=]*)?)(.*)", str(error)).groups()  # type: ignore[union-attr]
+        hint = " (Kubernetes sets this for a service named wst: enableServiceLinks: false)" if rest.startswith("='tcp://") else ""
+        raise SettingError(f"{origin.get(name, name)}{below}{rest}{hint}") from None
+
+
+def _value(name: str, text: str) -> object:
+    """A variable's value; YAML (and so JSON) where the setting is a mapping."""
+    if ServerSettings.model_fields[name].default_factory is not dict and name != "hosts":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingError(f"{variable(name)}: not valid YAML or JSON") from None
 
 
 def _refuse_misspelt(environ: Mapping[str, str]) -> None:

@@ -1,11 +1,15 @@
-"""What goes over the wire of the instruct routes: requests, replies, errors. Unknown fields are refused at every depth."""
+"""What goes over the wire: requests, replies, errors. Unknown fields are refused at every depth."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StringConstraints
 
+from evaluation.ab_log import LARGEST_VALUE
+from evaluation.experiment import Experiment, Identifier
+from evaluation.experiment import Name as ArmName
+from evaluation.online import ArmStop, Status
 from exchange.records import Message, PublicExample, Record, Source
 
 
@@ -41,6 +45,15 @@ class InstructRequest(Record):
     unit: Name | None = Field(default=None, description="Who asks, so that an experiment gives one user one arm.")
     experiment: Name | None = Field(
         default=None, description="The experiment to take part in; where none of that name runs, the reply's is null."
+    )
+    covariate: float | None = Field(
+        default=None,
+        ge=-LARGEST_VALUE,
+        le=LARGEST_VALUE,
+        description="Something known of the unit before, such as its earlier mean; it makes an experiment's interval narrower.",
+    )
+    force_arm: ArmName | None = Field(
+        default=None, description="Puts this request into an arm of the experiment for a look by hand; no analysis counts it."
     )
 
     def example(self, request_id: str, task: str) -> PublicExample:
@@ -88,6 +101,58 @@ class InstructBatchReply(Record):
 
     items: tuple[InstructReply, ...]
     request_id: str
+
+
+class OutcomeRequest(Record):
+    """What became of a request or a unit. One value a request (or unit) and metric, unless each has its own idempotency key."""
+
+    request_id: Name | None = Field(default=None, description="The reply's `request_id`.")
+    unit: Name | None = Field(default=None, description="With `experiment` in place of `request_id`.")
+    experiment: Identifier | None = None
+    metric: ArmName
+    value: StrictBool | StrictInt | StrictFloat = Field(description="true and false count as 1 and 0.")
+    idempotency_key: Name | None = Field(
+        default=None, description="Also as the header Idempotency-Key. The same key again is the same outcome, or a conflict."
+    )
+
+
+class OutcomeReply(Record):
+    """The outcome is on the disk."""
+
+    request_id: str | None
+    experiment: Assignment | None
+    metric: str
+    value: float
+    duplicate: bool = Field(description="Whether it had been reported before.")
+
+
+class RampRequest(Record):
+    """How many units take part from now on."""
+
+    enrolled: float = Field(ge=0.0, le=1.0, description="Share of the units; not less than before.")
+
+
+class StopRequest(Record):
+    """Why an experiment is stopped."""
+
+    reason: Annotated[Text, StringConstraints(max_length=500)] = "by hand"
+
+
+class ExperimentReply(Record):
+    """An experiment as it stands."""
+
+    id: str
+    status: Status
+    stop_reason: str | None
+    enrolled: float
+    stopped_arms: dict[str, ArmStop]
+    definition: Experiment
+
+
+class ExperimentsReply(Record):
+    """All of the caller's experiments, oldest first."""
+
+    experiments: tuple[ExperimentReply, ...]
 
 
 class ErrorDetail(Record):

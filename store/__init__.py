@@ -1,5 +1,7 @@
 """Where the program keeps what must outlive a call: answers that were paid for, and what has been spent.
 
+Beside it stands the event log (`store/events.py`): what happened, in order, each thing once.
+
 One seam for three kinds of store, which behave alike and are tested by one suite: this process's memory, an SQLite file (the embedded
 default: no server, shared by all processes of a machine) and Redis (shared by machines). The only package that knows `sqlite3` or
 `redis`.
@@ -9,12 +11,14 @@ from __future__ import annotations
 
 import re
 
+from store.event_file import Event
+from store.events import EventLog
 from store.memory import MemoryStore
 from store.protocol import LARGEST_AMOUNT, Store, StoreError
 from store.redis import RedisStore
 from store.sqlite import SQLiteStore
 
-__all__ = ["LARGEST_AMOUNT", "MemoryStore", "RedisStore", "SQLiteStore", "Store", "StoreError", "open_store"]
+__all__ = ["LARGEST_AMOUNT", "Event", "EventLog", "MemoryStore", "RedisStore", "SQLiteStore", "Store", "StoreError", "open_store"]
 
 KINDS = "memory:, sqlite:PATH (or the path alone), redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH"
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")

@@ -24,7 +24,7 @@ class MemoryStore:
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self._values.get(key) for key in keys]
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
         self._values[key] = value
 
     async def delete(self, key: str) -> None:

@@ -32,8 +32,10 @@ class Store(Protocol):
         """One value a key, in order."""
         ...
 
-    async def put(self, key: str, value: bytes) -> None:
-        """Set or replace a value. Settled on return: a process that is killed after it loses nothing."""
+    async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
+        """Set or replace a value. Settled on return: a process that is killed after it loses nothing.
+
+        `expire_s`: the value may be forgotten after that long; only Redis does, whose memory is what runs out."""
         ...
 
     async def delete(self, key: str) -> None:

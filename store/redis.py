@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import math
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,9 +75,10 @@ class RedisStore:
         names = [self._name("value", key) for key in keys]
         return list(await self._ask(lambda server: server.mget(names))) if names else []
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
         name = self._name("value", key)
-        await self._ask(lambda server: server.set(name, value))
+        expire_ms = None if expire_s is None else max(1, math.ceil(1000 * expire_s))
+        await self._ask(lambda server: server.set(name, value, px=expire_ms))
 
     async def delete(self, key: str) -> None:
         name = self._name("value", key)
@@ -95,6 +98,22 @@ class RedisStore:
     async def totals(self, account: str) -> dict[str, int]:
         name = self._name("account", account)
         return _counters((await self._ask(lambda server: server.hgetall(name))).items())
+
+    async def script(self, source: str, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
+        """What a Lua script returns, for the parts of this package that need more than keys and accounts. `keys` stand below the
+        namespace; whatever a caller wrote goes into `keys` and `arguments`, never into `source`. Raises StoreError."""
+        names = [self._name("limits", key) for key in keys]
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+        async def run(server: Any) -> Any:
+            import redis
+
+            try:
+                return await server.evalsha(sha, len(names), *names, *arguments)
+            except redis.exceptions.NoScriptError:  # the first time, and after a restart of the server
+                return await server.eval(source, len(names), *names, *arguments)
+
+        return await self._ask(run)
 
     async def check(self) -> None:
         name = f"{self._namespace}:check"
@@ -187,7 +206,7 @@ def _remedy(error: Exception, has_password: bool, redis: Any) -> str:
             return "refuses the user name or the password of the URL"
         return "wants a password; write it into the URL as redis://:PASSWORD@HOST"
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return "forbids the user of the URL to do that; allow it MGET, SET, DEL, EVAL, HGETALL and HSET on the namespace's keys"
+        return "forbids the user of the URL to do that; allow it MGET, SET, DEL, EVAL, EVALSHA, HGETALL and HSET on the namespace's keys"
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return "is still loading its data; try again in a moment"
     if isinstance(error, redis.exceptions.ReadOnlyError):

@@ -3,8 +3,11 @@
 Calls are made inline, on the event loop's own thread: they take microseconds (a megabyte takes milliseconds), where handing them to a
 worker thread would cost more. Only another process that holds the file locked makes a loop wait, ten seconds at most.
 
-The file is in WAL mode with `synchronous=NORMAL`: what was written survives the death of the process, not always that of the machine,
-which may lose the last moments but tears nothing. WAL needs memory shared between processes, so the file lies on a local disk, not on NFS.
+`SQLiteFile` is what a file of ours is whatever it holds; the event log (`store/events.py`) is one too.
+
+The store's file is in WAL mode with `synchronous=NORMAL`: what was written survives the death of the process, not always that of the
+machine, which may lose the last moments but tears nothing. WAL needs memory shared between processes, so the file lies on a local disk,
+not on NFS.
 https://www.sqlite.org/wal.html
 """
 
@@ -24,18 +27,18 @@ from store.protocol import StoreError, changed, refuse_large
 
 APPLICATION_ID = 0x57535453  # "WSTS"; what the program `file` shows
 SCHEMA_VERSION = 1
-SCHEMA = (
-    "CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
-    "CREATE TABLE accounts (account TEXT, field TEXT, amount INTEGER NOT NULL, PRIMARY KEY (account, field)) WITHOUT ROWID",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
 BUSY_S = 10.0
 """How long to wait for another process that writes. Writes take milliseconds; ten seconds outlast a machine that stands still."""
 
 
-class SQLiteStore:
+class SQLiteFile:
     """One connection, opened at the first call and guarded by a lock. The file and the folders above it are made where they lack."""
+
+    application_id: int
+    tables: tuple[str, ...]
+    """Statements that make an empty file ours."""
+    synchronous: str
+    """NORMAL: a commit survives the process. FULL: it is on the disk."""
 
     def __init__(self, path: str | Path) -> None:
         """Raises ValueError where `path` is none. It is made absolute now, so that the store stays where it is."""
@@ -47,40 +50,6 @@ class SQLiteStore:
         self._connection: sqlite3.Connection | None = None
         _guard_forks()
         _stores.add(self)
-
-    async def get(self, key: str) -> bytes | None:
-        return (await self.get_many([key]))[0]
-
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        with self._opened() as connection:
-            rows = [connection.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone() for key in keys]
-        return [row and row[0] for row in rows]
-
-    async def put(self, key: str, value: bytes) -> None:
-        with self._opened() as connection:
-            connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, value))
-
-    async def delete(self, key: str) -> None:
-        with self._opened() as connection:
-            connection.execute("DELETE FROM entries WHERE key = ?", (key,))
-
-    async def add(self, account: str, changes: Mapping[str, int], *, limit: int | None = None) -> dict[str, int] | None:
-        refuse_large(changes, limit)
-        with self._opened() as connection, _transaction(connection):
-            after = changed(account, _totals(connection, account), changes, limit)
-            if after is not None:
-                rows = [(account, field, after[field]) for field in changes]
-                connection.executemany("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?)", rows)
-        return after
-
-    async def totals(self, account: str) -> dict[str, int]:
-        with self._opened() as connection:
-            return _totals(connection, account)
-
-    async def check(self) -> None:
-        with self._opened() as connection:
-            connection.execute("SELECT key, field FROM entries, accounts LIMIT 1").fetchall()
-            connection.execute("DELETE FROM entries WHERE FALSE")  # changes nothing, but is refused where writing would be
 
     async def aclose(self) -> None:
         with self._lock:
@@ -107,12 +76,13 @@ class SQLiteStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             if not self._made(connection):
                 _to_wal(connection)
-                with _transaction(connection):
+                with transaction(connection):
                     if not self._made(connection):  # else another process was faster
-                        for statement in SCHEMA:
+                        marks = (f"PRAGMA application_id = {self.application_id}", f"PRAGMA user_version = {SCHEMA_VERSION}")
+                        for statement in (*self.tables, *marks):
                             connection.execute(statement)
         except BaseException:
             connection.close()
@@ -124,11 +94,11 @@ class SQLiteStore:
         # One statement, so that it never sees half of what another process is making.
         state = "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id, pragma_user_version"
         application, version, tables = connection.execute(state).fetchone()
-        if (application, version) == (APPLICATION_ID, SCHEMA_VERSION):
+        if (application, version) == (self.application_id, SCHEMA_VERSION):
             return True
         if (application, version, tables) == (0, 0, 0):
             return False
-        if application == APPLICATION_ID:
+        if application == self.application_id:
             raise StoreError(f"{self.path} was made by another version of the program; delete it or set another path")
         raise StoreError(f"{self.path} is a database of another program; set another path")
 
@@ -149,8 +119,53 @@ class SQLiteStore:
         return StoreError(f"{self.path}: {error}")
 
 
+class SQLiteStore(SQLiteFile):
+    """The key-value and account store. See the module."""
+
+    application_id = APPLICATION_ID
+    tables = (
+        "CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
+        "CREATE TABLE accounts (account TEXT, field TEXT, amount INTEGER NOT NULL, PRIMARY KEY (account, field)) WITHOUT ROWID",
+    )
+    synchronous = "NORMAL"
+
+    async def get(self, key: str) -> bytes | None:
+        return (await self.get_many([key]))[0]
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        with self._opened() as connection:
+            rows = [connection.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone() for key in keys]
+        return [row and row[0] for row in rows]
+
+    async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
+        with self._opened() as connection:
+            connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, value))
+
+    async def delete(self, key: str) -> None:
+        with self._opened() as connection:
+            connection.execute("DELETE FROM entries WHERE key = ?", (key,))
+
+    async def add(self, account: str, changes: Mapping[str, int], *, limit: int | None = None) -> dict[str, int] | None:
+        refuse_large(changes, limit)
+        with self._opened() as connection, transaction(connection):
+            after = changed(account, _totals(connection, account), changes, limit)
+            if after is not None:
+                rows = [(account, field, after[field]) for field in changes]
+                connection.executemany("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?)", rows)
+        return after
+
+    async def totals(self, account: str) -> dict[str, int]:
+        with self._opened() as connection:
+            return _totals(connection, account)
+
+    async def check(self) -> None:
+        with self._opened() as connection:
+            connection.execute("SELECT key, field FROM entries, accounts LIMIT 1").fetchall()
+            connection.execute("DELETE FROM entries WHERE FALSE")  # changes nothing, but is refused where writing would be
+
+
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, and alone: IMMEDIATE keeps other writers out from the first read on."""
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -179,9 +194,9 @@ def _to_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.002)
 
 
-_stores: WeakSet[SQLiteStore] = WeakSet()
+_stores: WeakSet[SQLiteFile] = WeakSet()
 _forking = threading.Lock()
-_waiting_for_fork: list[SQLiteStore] = []
+_waiting_for_fork: list[SQLiteFile] = []
 
 
 @functools.cache

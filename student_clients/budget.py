@@ -179,7 +179,12 @@ class BudgetedStudent(StudentWrapper):
 
     @asynccontextmanager
     async def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        content: bytes | None = None,
+        path: str = "chat/completions",
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[ForwardedReply]:
         """Pass a proxied request on, booked when its reply has been read to the end. One that is left before that stays held.
 
@@ -191,7 +196,7 @@ class BudgetedStudent(StudentWrapper):
         await self._reserve(reserved)
         settled: int | None = None
         try:
-            async with super().forward(body, path=path, headers=headers) as reply:
+            async with super().forward(body, content=content, path=path, headers=headers) as reply:
                 yield reply
             if reply.ended:  # a server that sends no usage has billed something all the same
                 settled = self._usage_cost(reply.usage) if reply.usage is not None else reserved

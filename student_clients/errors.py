@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from student_clients.forwarding import RefusedReply
     from student_clients.usage import Usage
 
 
@@ -31,6 +32,8 @@ class StudentError(Exception):
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, usage: Usage | None = None) -> None:
         super().__init__(message)
+        self.reply: RefusedReply | None = None
+        """What the server itself said to a forwarded request; None = nothing, or the request was ours."""
         self.usage = usage
         """Tokens of a reply that held no answer and is billed all the same; None = unknown, or nothing was generated."""
         self.retry_after_s = retry_after_s

@@ -6,7 +6,8 @@ Plain httpx2 and not the `openai` SDK, which parses and rebuilds each piece.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from student_clients.errors import StudentError
@@ -15,13 +16,32 @@ from student_clients.usage import Usage, UsageReader
 if TYPE_CHECKING:
     import httpx2
 
-SAFE_HEADERS = ("content-type", "cache-control")
-"""Of the upstream's headers, those that its caller's caller may have: cookies and limits are the account's, the rest is of one hop."""
-NOT_FORWARDED = frozenset(
-    "accept-encoding api-key authorization connection content-length content-type cookie expect host keep-alive "
-    "proxy-authorization proxy-connection te trailer transfer-encoding upgrade x-api-key".split()
+NOT_PASSED = frozenset(
+    "alt-svc connection content-encoding content-length date keep-alive openai-organization openai-project proxy-authenticate "
+    "proxy-connection server set-cookie strict-transport-security te trailer transfer-encoding upgrade www-authenticate".split()
 )
-"""Headers of a caller that are not sent upstream: its credentials, and what belongs to its own connection."""
+"""Of the upstream's headers, those that its caller's caller does not get: cookies and names of the account, and what is of one hop."""
+NOT_FORWARDED = frozenset(
+    "accept-encoding api-key authorization connection content-length content-type cookie expect forwarded host keep-alive "
+    "openai-organization openai-project origin proxy-authorization proxy-connection referer te trailer transfer-encoding upgrade via "
+    "x-api-key x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip".split()
+)
+"""Headers of a caller that are not sent upstream: its credentials, whom of our account it would name, where it calls from, and what
+belongs to its own connection."""
+
+
+def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The upstream's headers that are handed on, names in lower case: request ids, rate limits and timings among them."""
+    return {name.lower(): value for name, value in headers.items() if name.lower() not in NOT_PASSED}
+
+
+@dataclass(frozen=True)
+class RefusedReply:
+    """A whole reply of another status than 2xx, our secrets struck out."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
 
 
 class ForwardedReply:
@@ -37,7 +57,7 @@ class ForwardedReply:
     ) -> None:
         """`deadline`: loop time by which the whole body must be here; None = each piece in time is enough."""
         self.status: int = response.status_code
-        self.headers = {name: response.headers[name] for name in SAFE_HEADERS if name in response.headers}
+        self.headers = passed_headers(response.headers)
         self.ended = False
         """Whether `chunks` came to the end of the body."""
         self.usage: Usage | None = None

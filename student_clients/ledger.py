@@ -79,7 +79,12 @@ class Forwarding(Protocol):
     """What adapters of servers, and the wrappers around them, offer a proxy."""
 
     def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        content: bytes | None = None,
+        path: str = "chat/completions",
+        headers: Mapping[str, str] | None = None,
     ) -> AbstractAsyncContextManager[ForwardedReply]:
         """Send a request as it stands and give the reply from its first byte on (`OpenAICompatibleStudent.forward`)."""
         ...
@@ -105,10 +110,15 @@ class StudentWrapper:
         return self.client.identity
 
     def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        content: bytes | None = None,
+        path: str = "chat/completions",
+        headers: Mapping[str, str] | None = None,
     ) -> AbstractAsyncContextManager[ForwardedReply]:
         """Pass a proxied request on."""
-        return forwarding(self.client).forward(body, path=path, headers=headers)
+        return forwarding(self.client).forward(body, content=content, path=path, headers=headers)
 
     async def check(self) -> None:
         await self.client.check()
@@ -135,11 +145,16 @@ class CountingStudent(StudentWrapper):
 
     @asynccontextmanager
     async def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        content: bytes | None = None,
+        path: str = "chat/completions",
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[ForwardedReply]:
         """Pass a proxied request on and count it where it fails."""
         try:
-            async with super().forward(body, path=path, headers=headers) as reply:
+            async with super().forward(body, content=content, path=path, headers=headers) as reply:
                 yield reply
         except StudentError:
             self.ledger.add(failures=1)

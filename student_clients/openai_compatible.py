@@ -32,7 +32,7 @@ from exchange.records import Completion, Message
 from student_clients import errors
 from student_clients.chat_reply import ChatReply, ModelList
 from student_clients.errors import StudentError
-from student_clients.forwarding import NOT_FORWARDED, ForwardedReply
+from student_clients.forwarding import NOT_FORWARDED, ForwardedReply, RefusedReply, passed_headers
 from student_clients.http_errors import Api, Endpoint, MaxTokensField, Refusal
 from student_clients.ledger import Ledger
 from student_clients.redaction import Secrets
@@ -195,14 +195,21 @@ class OpenAICompatibleStudent:
 
     @asynccontextmanager
     async def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        content: bytes | None = None,
+        path: str = "chat/completions",
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[ForwardedReply]:
         """Send a proxied request as it stands, with our key, and give the reply once its head is here; it is closed when the context ends,
         read to its end or not.
 
-        `headers` are the caller's own; its credentials are left out and ours win. Raises the same errors as `complete`. `timeout_s` is
-        the limit for the head of the reply; for the body too, or for each piece of it where `body` asks for a stream. Counts one call,
-        and tokens when the body has ended. May be entered and left in different tasks of one event loop.
+        `content` is what is sent, byte for byte, where it is given; `body`, which it must say too, is then only read. `headers` are the
+        caller's own; its credentials are left out and ours win. Raises the same errors as `complete`, with the server's own reply in
+        `StudentError.reply` where there was one. `timeout_s` is the limit for the head of the reply; for the body too, or for each piece
+        of it where `body` asks for a stream. Counts one call, and tokens when the body has ended. May be entered and left in different
+        tasks of one event loop.
         """
         import httpx2
 
@@ -212,7 +219,7 @@ class OpenAICompatibleStudent:
         request = http.build_request(
             "POST",
             f"{self.base_url}/{path}",
-            content=json.dumps(body).encode(),
+            content=json.dumps(body).encode() if content is None else content,
             headers={**passed, "Content-Type": "application/json", "Accept-Encoding": "identity"},
         )
         deadline = asyncio.get_running_loop().time() + self.timeout_s
@@ -222,7 +229,9 @@ class OpenAICompatibleStudent:
             async with asyncio.timeout_at(deadline):
                 response = await http.send(request, stream=True)
                 if not response.is_success:
-                    failure = self._refusal(response.status_code, response.headers, await response.aread(), own_body=False)
+                    said = await response.aread()
+                    failure = self._refusal(response.status_code, response.headers, said, own_body=False)
+                    failure.reply = RefusedReply(response.status_code, passed_headers(response.headers), self._secrets.struck(said))
         except (httpx2.HTTPError, TimeoutError) as error:
             failure = self._translated(error)
         if failure is not None:

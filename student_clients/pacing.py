@@ -113,10 +113,15 @@ class PacedStudent(StudentWrapper):
 
     @asynccontextmanager
     async def forward(
-        self, body: Mapping[str, Any], *, path: str = "chat/completions", headers: Mapping[str, str] | None = None
+        self,
+        body: Mapping[str, Any],
+        *,
+        content: bytes | None = None,
+        path: str = "chat/completions",
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[ForwardedReply]:
         """Pass a proxied request on. Repeated only before its first byte: what has begun to arrive is not asked for again."""
-        begin = functools.partial(super().forward, body, path=path, headers=headers)
+        begin = functools.partial(super().forward, body, content=content, path=path, headers=headers)
         async with self._slot(), AsyncExitStack() as stack:
 
             async def ask() -> ForwardedReply:

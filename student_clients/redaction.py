@@ -45,6 +45,11 @@ class Secrets:
         """A hash a value of those extra headers that choose something (a route, a model) and log nobody in."""
         return {name: hashlib.sha256(value.encode()).hexdigest()[:16] for name, value in sorted(self._extra.items())}
 
+    def struck(self, content: bytes) -> bytes:
+        """A body that a server sent, without our secrets."""
+        # surrogateescape, so that what is no UTF-8 stays as it is.
+        return self._any.sub("[secret]", content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+
     def quoted(self, text: str) -> str:
         """What a server said, on one line of at most 300 characters, without our secrets."""
         return " ".join(self._any.sub("[secret]", text).split())[:MAX_QUOTED_CHARS]

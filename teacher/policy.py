@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,7 +80,9 @@ class TransformersPolicy:
         temperature: float = 0.0,
         batch_size: int = 128,
         sha256: str | None = None,
+        threads: int = 1,
     ) -> None:
+        """`threads`: calls that are worked on at the same time; each takes `batch_size` rows of memory."""
         self.model = model
         self.tokenizer = tokenizer
         self.prompt = prompt
@@ -87,13 +90,24 @@ class TransformersPolicy:
         self.temperature = temperature
         self.batch_size = batch_size
         self.sha256 = sha256
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="teacher")
+        self._threads = threads
+        self._worker = ThreadPoolExecutor(threads, thread_name_prefix="teacher")
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
-        """One instruction an example. A query that leaves no room for one in the model's context gets none (source "passthrough")."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._instruct, list(examples))
+        """One instruction an example. A query that leaves no room for one in the model's context gets none (source "passthrough").
 
-    def _instruct(self, examples: list[PublicExample]) -> list[Instruction]:
+        Who cancels it stops the writing within a token, and is not held up where the model hangs: the next call has new threads.
+        """
+        given_up = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._instruct, list(examples), given_up)
+        except asyncio.CancelledError:
+            given_up.set()
+            self._worker.shutdown(wait=False)
+            self._worker = ThreadPoolExecutor(self._threads, thread_name_prefix="teacher")
+            raise
+
+    def _instruct(self, examples: list[PublicExample], given_up: threading.Event) -> list[Instruction]:
         prompts = [
             self.tokenizer.apply_chat_template(
                 [message.model_dump() for message in self.prompt.messages(example)], add_generation_prompt=True, tokenize=False
@@ -107,11 +121,11 @@ class TransformersPolicy:
         order = sorted((i for i in range(len(prompts)) if lengths[i] <= room), key=lambda i: -lengths[i])
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            for row, instruction in zip(rows, self._generate([prompts[i] for i in rows]), strict=True):
+            for row, instruction in zip(rows, self._generate([prompts[i] for i in rows], given_up), strict=True):
                 instructions[row] = instruction
         return instructions
 
-    def _generate(self, prompts: list[str]) -> list[Instruction]:
+    def _generate(self, prompts: list[str], given_up: threading.Event) -> list[Instruction]:
         import torch
         from transformers import GenerationConfig
 
@@ -129,9 +143,25 @@ class TransformersPolicy:
         was_training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            output = self.model.generate(**inputs, generation_config=generation)
+            output = self.model.generate(**inputs, generation_config=generation, stopping_criteria=[_GivenUp(given_up)])
         self.model.train(was_training)
         return [as_instruction(ids, self.tokenizer, ends, sha256=self.sha256) for ids in output[:, width:].tolist()]
+
+
+class GivenUpError(Exception):
+    """Nobody waits for this text any more."""
+
+
+class _GivenUp:
+    """Looks up before each token whether anybody still waits; never ends a text itself."""
+
+    def __init__(self, given_up: threading.Event) -> None:
+        self.given_up = given_up
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        if self.given_up.is_set():
+            raise GivenUpError
+        return input_ids.new_zeros(input_ids.shape[0], dtype=bool)
 
 
 def as_instruction(ids: list[int], tokenizer: Any, ends: frozenset[int], *, sha256: str | None = None) -> Instruction:
@@ -151,6 +181,10 @@ class LoadedTeacher:
     task: str
     policy: InstructionPolicy
     manifest: dict[str, Any]
+
+    @property
+    def max_instruction_tokens(self) -> int:
+        return int(self.manifest["max_instruction_tokens"])
 
 
 def teacher_sha256(folder: Path) -> str:
@@ -196,7 +230,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_teacher(folder: Path, *, batch_size: int = 128) -> LoadedTeacher:
+def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1) -> LoadedTeacher:
     """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
     manifest = read_manifest(folder)
     if teacher_sha256(folder) != manifest["sha256"]:
@@ -209,6 +243,7 @@ def load_teacher(folder: Path, *, batch_size: int = 128) -> LoadedTeacher:
         prompt,
         max_instruction_tokens=manifest["max_instruction_tokens"],
         batch_size=batch_size,
+        threads=threads,
         sha256=manifest["sha256"],
     )
     return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest)

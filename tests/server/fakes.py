@@ -77,6 +77,7 @@ class FakeTeacher:
     id: str = "fake-teacher"
     sha256: str = SHA256
     task: str = "gsm8k"
+    max_instruction_tokens: int | None = None
 
 
 def fail(error: Exception) -> Callable[[PublicExample], str]:

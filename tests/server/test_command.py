@@ -126,6 +126,23 @@ def test_a_bad_variable_is_one_line_and_exit_2(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.usefixtures("no_load")
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("WST_STORE", "redis://h:99999/x", "server: WST_STORE or WST_EVENT_LOG: not the URL of a Redis server"),
+        ("WST_EVENT_LOG", "/", "server: WST_EVENT_LOG='/': / is a folder; set the path of a file"),
+        ("WST_GUARDRAIL_PERIOD_S", "0", "server: WST_GUARDRAIL_PERIOD_S='0': input should be greater than 0"),
+    ],
+)
+def test_a_bad_log_or_store_is_one_line_and_exit_2(
+    name: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    for arguments in ([], ["--check"]):
+        assert refused(capsys, arguments, 2).startswith(line)
+
+
+@pytest.mark.usefixtures("no_load")
 def test_a_busy_port_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
@@ -202,7 +219,7 @@ def test_clients_on_many_sockets_share_one_batch() -> None:
 
     policy = Company()
     app = create_app(ServerSettings(deadline_ms=20_000), FakeTeacher(policy))
-    engine: TeacherEngine = app.state.engine
+    engine: TeacherEngine = app.state.teachers.default.engine
     web = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(17) as pool:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -10,8 +10,9 @@ import pytest
 
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
+from server.breaker import Breaker
 from server.engine import Answer, TeacherEngine
-from tests.server.fakes import FakePolicy, HangingPolicy
+from tests.server.fakes import FakePolicy, HangingPolicy, fail
 
 LONG_S = 30.0
 """A deadline that no test may reach."""
@@ -21,10 +22,8 @@ def example(query: str) -> PublicExample:
     return PublicExample(id=query, task="gsm8k", split="served", query=query)
 
 
-def engine(
-    policy: InstructionPolicy, *, batch_size: int = 32, window_s: float = 0.0, deadline_s: float = LONG_S, max_queued: int = 256
-) -> TeacherEngine:
-    return TeacherEngine(policy, batch_size=batch_size, window_s=window_s, deadline_s=deadline_s, max_queued=max_queued)
+def engine(policy: InstructionPolicy, **options: Any) -> TeacherEngine:
+    return TeacherEngine(policy, **{"batch_size": 32, "window_s": 0.0, "deadline_s": LONG_S, "max_queued": 256, **options})
 
 
 async def ask_all(engine: TeacherEngine, queries: Sequence[str]) -> list[Answer]:
@@ -175,8 +174,8 @@ def test_a_policy_that_cancels_itself_leaves_nobody_waiting_for_ever() -> None:
             async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
                 raise asyncio.CancelledError
 
-        teacher = engine(Cancels(), deadline_s=0.05)
-        assert texts([await teacher.ask(example("a"))]) == ["timeout"]
+        teacher = engine(Cancels(), deadline_s=LONG_S)
+        assert texts([await teacher.ask(example("a"))]) == ["teacher_failed"]
         teacher.policy = FakePolicy()
         assert texts([await teacher.ask(example("b"))]) == ["Think about b"]
 
@@ -209,3 +208,114 @@ def test_the_callers_wait_is_told_apart_from_the_teachers(n: int) -> None:
     for answer in run(ask_all(engine(FakePolicy()), [str(i) for i in range(n)])):
         assert answer.queue_s >= 0
         assert answer.teacher_s >= 0
+
+
+def test_equal_requests_share_one_place_until_the_last_of_them_leaves() -> None:
+    async def scenario() -> None:
+        policy = GatedPolicy()
+        teacher = engine(policy)
+        twins = [asyncio.create_task(teacher.ask(example("a"), key="a")) for _ in range(3)]
+        await policy.begun.wait()
+        late = asyncio.create_task(teacher.ask(example("a"), key="a"))
+        await rounds()
+        twins[0].cancel()  # the leader's going away harms nobody
+        await rounds()
+        policy.gate.set()
+        assert texts([*await asyncio.gather(*twins[1:]), await late]) == ["Think about a"] * 3
+        assert [len(batch) for batch in policy.batches] == [1]
+        policy.begun.clear()
+        alone = [asyncio.create_task(teacher.ask(example("a"), key="a")) for _ in range(2)]
+        await policy.begun.wait()
+        for task in alone:
+            task.cancel()
+        await asyncio.wait(alone)
+        await rounds()
+        assert not teacher._by_key
+        assert not teacher._running  # the batch that nobody waited for was given up
+
+    run(scenario())
+
+
+def test_a_batch_that_everybody_left_is_cancelled() -> None:
+    async def scenario() -> None:
+        policy = HangingPolicy()
+        teacher = engine(policy, max_queued=1000)
+        gone = [asyncio.create_task(teacher.ask(example(str(i)))) for i in range(100)]
+        await rounds()
+        for task in gone:
+            task.cancel()
+        await asyncio.wait([*gone, *teacher._running], timeout=5)
+        assert (policy.cancelled, teacher.queued, len(teacher._running)) == (1, 0, 0)
+
+    run(scenario())
+
+
+def test_who_comes_late_begins_in_another_lane() -> None:
+    async def scenario() -> None:
+        policy = HangingPolicy()
+        teacher = engine(policy, lanes=2, late_join_s=0.01, batch_size=2, deadline_s=0.5)
+        first = asyncio.create_task(teacher.ask(example("a")))
+        await rounds()
+        teacher.policy = FakePolicy()
+        late = await asyncio.wait_for(teacher.ask(example("b")), 0.4)
+        assert texts([late, await first]) == ["Think about b", "timeout"]
+
+    run(scenario())
+
+
+def test_a_teacher_behind_http_is_asked_by_as_many_as_it_bears() -> None:
+    async def scenario() -> None:
+        policy = FakePolicy()
+        assert len(texts(await ask_all(engine(policy, batch_size=1, lanes=4), [str(i) for i in range(10)]))) == 10
+        assert [len(batch) for batch in policy.batches] == [1] * 10
+
+    run(scenario())
+
+
+def test_a_callers_own_deadline_is_kept_and_never_longer_than_ours() -> None:
+    async def scenario() -> None:
+        teacher = engine(HangingPolicy(), deadline_s=0.2)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert texts([await teacher.ask(example("a"), deadline_s=0.01)]) == ["timeout"]
+        assert loop.time() - began < 0.15
+        assert texts([await teacher.ask(example("a"), deadline_s=60)]) == ["timeout"]
+        assert loop.time() - began < 5
+
+    run(scenario())
+
+
+def test_who_cannot_be_answered_in_time_is_refused_at_once() -> None:
+    async def scenario() -> None:
+        policy = GatedPolicy()
+        teacher = engine(policy, batch_size=1)
+        teacher.batch_s = 10.0
+        first = asyncio.create_task(teacher.ask(example("a")))  # an idle teacher is always tried
+        await policy.begun.wait()
+        assert texts([await teacher.ask(example("b"), deadline_s=9)]) == ["overloaded"]
+        second = asyncio.create_task(teacher.ask(example("c"), deadline_s=15))
+        await rounds()
+        assert texts([await teacher.ask(example("d"), deadline_s=15)]) == ["overloaded"]
+        for task in (first, second):
+            task.cancel()
+        await asyncio.wait([first, second])
+
+    run(scenario())
+
+
+def test_a_dead_teacher_is_left_alone_and_tried_again() -> None:
+    async def scenario() -> None:
+        clock = [0.0]
+        broken, sound = FakePolicy(fail(RuntimeError())), FakePolicy()
+        teacher = engine(broken, breaker=Breaker(most_failures=3, wait_s=1.0, clock=lambda: clock[0]))
+        assert [texts([await teacher.ask(example("a"))]) for _ in range(5)] == [["teacher_failed"]] * 3 + [["teacher_down"]] * 2
+        assert len(broken.batches) == 3
+        clock[0] = 1.0
+        assert texts(await ask_all(teacher, ["b", "c"])) == ["teacher_failed", "teacher_down"]  # one try
+        clock[0] = 2.9
+        assert texts([await teacher.ask(example("d"))]) == ["teacher_down"]  # twice as long
+        clock[0], teacher.policy = 3.0, sound
+        assert texts(await ask_all(teacher, ["e", "f"])) == ["Think about e", "teacher_down"]
+        assert texts(await ask_all(teacher, ["g", "h"])) == ["Think about g", "Think about h"]
+
+    run(scenario())

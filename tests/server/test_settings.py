@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from exchange.settings import SettingError, setting_docs
 from server.settings import ServerSettings, read_settings, variables_help
 
+CONFIG = """
+port: 9000
+deadline_ms: 300
+students: {gpt: {base_url: https://api.example.com/v1, timeout_s: 5}}
+"""
 NO_FLAGS: dict[str, str | None] = {"host": None, "port": None, "teacher": None}
 
 
@@ -31,6 +38,17 @@ def test_flags_go_before_variables_and_empty_variables_are_unset() -> None:
     environ = {"WST_PORT": "9000", "WST_TEACHER": "runs/a", "WST_DEADLINE_MS": "300", "WST_HOST": ""}
     settings = read_settings({**NO_FLAGS, "port": "9001"}, environ)
     assert (settings.port, settings.teacher, settings.deadline_ms, settings.host) == (9001, "runs/a", 300, "127.0.0.1")
+
+
+def test_the_config_file_goes_below_variables_and_flags(tmp_path: Path) -> None:
+    file = tmp_path / "wst.yaml"
+    file.write_text(CONFIG)
+    settings = read_settings({**NO_FLAGS, "config": str(file), "port": "9002"}, {"WST_PORT": "9001", "WST_DEADLINE_MS": "400"})
+    assert (settings.port, settings.deadline_ms, settings.students["gpt"].timeout_s) == (9002, 400, 5)
+    assert read_settings(NO_FLAGS, {"WST_CONFIG": str(file)}).port == 9000
+    file.write_text("prot: 1")
+    with pytest.raises(SettingError, match=rf"^{file}: prot=1: no such setting; did you mean port"):
+        read_settings({**NO_FLAGS, "config": str(file)}, {})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -59,7 +77,13 @@ def test_other_hosts_are_refused(host: str) -> None:
         ({}, {"WST_PROT": "1"}, "WST_PROT='1': no such setting; did you mean WST_PORT?"),
         ({}, {"wst_port": "1"}, "wst_port='1': no such setting; did you mean WST_PORT?"),
         ({}, {"WST_DEADLINE": "1"}, "did you mean WST_DEADLINE_MS?"),
-        ({}, {"WST_TEACHERS": "x"}, "did you mean WST_TEACHER?"),
+        ({}, {"WST_TEACHRE": "x"}, "did you mean WST_TEACHER?"),
+        ({}, {"WST_TEACHERS": "x"}, "WST_TEACHERS='x': input should be a valid dictionary"),
+        ({}, {"WST_TEACHERS": "{a: {"}, "WST_TEACHERS: not valid YAML or JSON"),
+        ({}, {"WST_TEACHERS": "{a: {text: x, folder: y}}"}, "WST_TEACHERS.a="),
+        ({}, {"WST_STUDENTS": "{m: {base_url: ftp://x}}"}, "WST_STUDENTS.m.base_url='ftp://x': a URL begins with http"),
+        ({}, {"WST_STUDENTS": "{m: {base_url: 'http://x/v1', modle: x}}"}, "WST_STUDENTS.m.modle"),
+        ({}, {"WST_CONFIG": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read"),
         ({}, {"WST_RUN_DIR": "x"}, "did you mean WST_RUNS_DIR?"),
     ],
 )

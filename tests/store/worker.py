@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from store import Store, open_store
+from store import Event, EventLog, Store, open_store
 
 
 def value_of(key: str) -> bytes:
@@ -27,6 +27,28 @@ async def put_for_ever(store: Store, name: str) -> None:
     for i in itertools.count():
         await store.put(key := f"{name}-{i}", value_of(key))
         print(key, flush=True)
+
+
+def event_of(name: str, i: int) -> Event:
+    return Event(id=f"{name}-{i}", topic="topic", kind="kind", time=float(i), content={"value": i, "padding": "x" * (i % 700)})
+
+
+async def log_for_ever(path: str, redis_url: str, name: str) -> None:
+    """Append from ten tasks; print each id once it was acknowledged. `name` goes on where an earlier process with it was killed."""
+    log = EventLog(path, redis_url=redis_url or None, redis_timeout_s=0.5)
+    log.start()
+    first = sum(event.id.startswith(f"{name}-") for event in await log.read_all("topic"))
+    numbers = itertools.count(first)
+
+    async def some() -> None:
+        for i in numbers:
+            # The last ones may have been written and not acknowledged; whoever was not answered asks again.
+            for event in (event_of(name, max(0, i - 20)), event_of(name, i)):
+                (stored,) = await log.append([event])
+                assert stored == event
+                print(event.id, flush=True)
+
+    await asyncio.gather(*(some() for _ in range(10)))
 
 
 async def spend(store: Store, name: str, times: int, limit: int) -> None:
@@ -110,6 +132,8 @@ def main(job: str, *arguments: str) -> None:
         return fork(path, int(count))
     if job == "outlive":
         return outlive(*arguments)
+    if job == "log":
+        return asyncio.run(log_for_ever(*arguments))
     url, namespace, name, *numbers = arguments
     store = open_store(url, namespace=namespace, timeout_s=10)
     if job == "put":

@@ -27,6 +27,8 @@ class FaultyServer:
         self.script: list[Step] = []
         self.heads: list[str] = []
         self.bodies: list[dict[str, Any]] = []
+        self.contents: list[bytes] = []
+        """The bodies as they came."""
         self.asked = threading.Event()
         self.left = threading.Event()
         """Set when a client closed its connection in the middle of a step that waits for that (`hang`, `drip`)."""
@@ -40,7 +42,9 @@ class FaultyServer:
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 length = next(int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length"))
-                body = json.loads(await reader.readexactly(length))
+                content = await reader.readexactly(length)
+                body = json.loads(content)
+                self.contents.append(content)
                 self.heads.append(head)
                 self.bodies.append(body)
                 self.asked.set()

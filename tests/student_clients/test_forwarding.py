@@ -93,7 +93,7 @@ def test_a_body_goes_and_comes_as_it_stands(faulty: FaultyServer, student: OpenA
     passing, pieces = forwarded(student, headers=theirs)
     assert faulty.bodies == [BODY]
     assert b"".join(pieces) == content
-    assert (passing.status, passing.headers) == (200, {"content-type": "application/json"})
+    assert (passing.status, passing.headers) == (200, {"content-type": "application/json", "x-ratelimit-remaining": "3"})
     assert passing.usage is not None
     assert (passing.usage.prompt_tokens, passing.usage.completion_tokens) == (7, 3)
     expect(student, calls=1, prompt_tokens=7, completion_tokens=3)
@@ -107,6 +107,24 @@ def test_a_body_goes_and_comes_as_it_stands(faulty: FaultyServer, student: OpenA
     assert values["accept-encoding"] == "identity"
     assert not {"cookie", "te"} & values.keys()
     assert KEY not in repr(vars(passing))
+
+
+def test_given_content_goes_byte_for_byte(faulty: FaultyServer, student: OpenAICompatibleStudent) -> None:
+    faulty.script = [reply(200, chat("4"))]
+    content = '{ "model":"m",\t"x": 1.50e1, "x": "\\u00e4ä" }'.encode()
+    forwarded(student, {"model": "m"}, content=content)
+    assert faulty.contents == [content]
+
+
+def test_a_refusal_keeps_what_the_server_said_without_our_secrets(faulty: FaultyServer, student: OpenAICompatibleStudent) -> None:
+    said = json.dumps({"error": {"message": f"key {KEY} may not", "code": "c"}}).encode() + b"\xff"
+    faulty.script = [reply(429, said, {"Retry-After": "7", "Set-Cookie": "a=b", "X-Request-Id": "theirs"})]
+    with pytest.raises(errors.StudentRateLimited) as caught:
+        forwarded(student)
+    kept = caught.value.reply
+    assert kept is not None
+    assert (kept.status, kept.content) == (429, said.replace(KEY.encode(), b"[secret]"))
+    assert kept.headers == {"content-type": "application/json", "retry-after": "7", "x-request-id": "theirs"}
 
 
 def test_another_path(faulty: FaultyServer, student: OpenAICompatibleStudent) -> None:

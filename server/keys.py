@@ -1,0 +1,261 @@
+"""API keys: who may call which routes, how often, and whose instructions it shares with nobody.
+
+python -m server.keys create --tenant shop --scopes instruct,proxy --days 90     prints the key once; the file keeps its SHA-256
+python -m server.keys list
+python -m server.keys rotate ID --overlap-hours 24     a new secret; the old one works that long still
+python -m server.keys revoke ID
+
+A running server reads the file again within a second of a change. A key is `wst_ID_SECRET`: it is looked up by its id and compared by the
+hash of 256 random bits, in constant time, so nothing that a caller writes becomes part of a query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from pydantic import Field, ValidationError
+
+from exchange.command import run_command
+from exchange.records import Record
+from exchange.settings import SettingError
+from store.limits import Quota
+
+log = logging.getLogger("wst.server")
+
+Scope = Literal["instruct", "proxy", "outcomes", "experiments", "metrics", "admin"]
+SCOPES: tuple[Scope, ...] = ("instruct", "proxy", "outcomes", "experiments", "metrics", "admin")
+FORM = re.compile(r"wst_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+LOOK_S = 0.5
+"""How often a running server looks whether the file has changed."""
+
+
+class Secret(Record):
+    """One secret of a key, as its hash."""
+
+    sha256: str
+    until: datetime | None = None
+    """When it stops to work after a rotation; None = as long as the key."""
+
+
+class Key(Record):
+    """One key as the file holds it."""
+
+    tenant: str = Field(min_length=1, max_length=100)
+    """Keys of one tenant share cached instructions; tenants share nothing."""
+    secrets: tuple[Secret, ...]
+    scopes: tuple[Scope, ...]
+    created: datetime
+    expires: datetime | None = None
+    revoked: bool = False
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
+    on_failure: Literal["passthrough", "error"] = "passthrough"
+    """What a request gets for which the teacher has no instruction in time: the raw messages, or 503."""
+
+    @property
+    def quota(self) -> Quota:
+        return Quota(self.requests_per_minute, self.tokens_per_minute, self.concurrency)
+
+
+class KeyFile(Record):
+    """The file: keys by id."""
+
+    keys: dict[str, Key] = Field(default_factory=dict)
+
+
+class Caller(Record):
+    """Who is asking, once the key has been checked."""
+
+    id: str = ""
+    """The key's id; empty where the server has no keys."""
+    tenant: str = ""
+    scopes: tuple[Scope, ...] = SCOPES
+    on_failure: Literal["passthrough", "error"] = "passthrough"
+
+
+def read_keys(path: Path) -> KeyFile:
+    """Raises SettingError where the file cannot be read or is none of ours; what stands in it is not quoted."""
+    try:
+        return KeyFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise SettingError(f"{path}: cannot be read ({error.strerror}); make one with `python -m server.keys create`") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingError(f"{path}: no file of keys ({'.'.join(map(str, first['loc']))}: {first['msg'][:100]})") from None
+
+
+class KeyRing:
+    """The keys of a running server."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises SettingError."""
+        self.path = path
+        self._clock = clock
+        self._keys = read_keys(path).keys
+        self._seen = self._stamp()
+        self._looked = clock()
+
+    def find(self, text: str) -> tuple[str, Key] | None:
+        """(id, key) that this text opens now; None for whatever reason, which a caller is not told."""
+        self._look()
+        form = FORM.fullmatch(text)
+        if form is None:
+            return None
+        key = self._keys.get(form[1])
+        given = _hash(text)
+        now = datetime.now(UTC)
+        fits = [s for s in (key.secrets if key else ()) if hmac.compare_digest(s.sha256, given) and (s.until is None or now < s.until)]
+        if key is None or not fits or key.revoked or (key.expires is not None and now >= key.expires):
+            return None
+        return form[1], key
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._keys = read_keys(self.path).keys
+        except SettingError as error:  # half written by another hand, or gone: the keys that were good stay so
+            log.error("%s; the keys read before stay in force", error)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def new_secret(key_id: str) -> tuple[str, Secret]:
+    """(the key as its holder gets it, what is kept of it)."""
+    text = f"wst_{key_id}_{secrets.token_urlsafe(32)}"
+    return text, Secret(sha256=_hash(text))
+
+
+def change(path: Path, edit: Callable[[dict[str, Key]], None]) -> None:
+    """Edit the file as one step among processes; readers see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        keys = dict(read_keys(path).keys) if path.exists() else {}
+        edit(keys)
+        temporary = path.with_name(path.name + ".tmp")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(KeyFile(keys=keys).model_dump_json(indent=1) + "\n")
+        temporary.replace(path)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m server.keys", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--keys", metavar="FILE", default=os.environ.get("WST_KEYS") or "wst-keys.json", help="default WST_KEYS, wst-keys.json"
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    create = verbs.add_parser("create", help="make a key and print it, once")
+    create.add_argument("--tenant", required=True)
+    create.add_argument("--scopes", default="instruct,proxy", help=f"of {', '.join(SCOPES)} (default instruct,proxy)")
+    create.add_argument("--days", type=int, help="until it expires (default: never)")
+    for name in ("requests-per-minute", "tokens-per-minute", "concurrency"):
+        create.add_argument(f"--{name}", type=int, help="default: no limit")
+    create.add_argument("--on-failure", choices=["passthrough", "error"], default="passthrough", help="raw messages, or 503")
+    verbs.add_parser("list", help="the keys, without secrets")
+    rotate = verbs.add_parser("rotate", help="a new secret for a key, printed once")
+    rotate.add_argument("id")
+    rotate.add_argument("--overlap-hours", type=float, default=24.0, help="how long the old one still works (default 24)")
+    revoke = verbs.add_parser("revoke", help="end a key now")
+    revoke.add_argument("id")
+    return parser
+
+
+def body(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    path = Path(args.keys)
+    if args.verb == "list":
+        for key_id, key in read_keys(path).keys.items():
+            print(json.dumps({"id": key_id, **key.model_dump(mode="json", exclude={"secrets"}, exclude_none=True)}))
+        return 0
+    printed = _create(args, path) if args.verb == "create" else _edit(args, path)
+    if printed is not None:
+        print(printed)
+    return 0
+
+
+def _create(args: argparse.Namespace, path: Path) -> str:
+    scopes = tuple(args.scopes.split(","))
+    for scope in scopes:
+        if scope not in SCOPES:
+            near = difflib.get_close_matches(scope, SCOPES, n=1)
+            raise SettingError(
+                f"--scopes: no scope {scope!r}" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(SCOPES)}")
+            )
+    key_id = secrets.token_hex(6)
+    text, secret = new_secret(key_id)
+    now = datetime.now(UTC)
+    expires = now + timedelta(days=args.days) if args.days is not None else None
+    try:
+        key = Key(
+            tenant=args.tenant, secrets=(secret,), scopes=scopes, created=now, expires=expires,
+            requests_per_minute=args.requests_per_minute, tokens_per_minute=args.tokens_per_minute, concurrency=args.concurrency,
+            on_failure=args.on_failure,
+        )  # fmt: skip
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg'].lower()}") from None
+    change(path, lambda keys: keys.update({key_id: key}))
+    return text
+
+
+def _edit(args: argparse.Namespace, path: Path) -> str | None:
+    text, secret = new_secret(args.id)
+
+    def edit(keys: dict[str, Key]) -> None:
+        if args.id not in keys:
+            raise SettingError(f"{path}: no key {args.id!r}; `python -m server.keys list` shows them")
+        key = keys[args.id]
+        if args.verb == "revoke":
+            keys[args.id] = key.model_copy(update={"revoked": True})
+            return
+        end = datetime.now(UTC) + timedelta(hours=args.overlap_hours)
+        old = tuple(s.model_copy(update={"until": min(s.until or end, end)}) for s in key.secrets)
+        keys[args.id] = key.model_copy(update={"secrets": (secret, *old)})
+
+    change(path, edit)
+    return text if args.verb == "rotate" else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command("server.keys", lambda: body(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

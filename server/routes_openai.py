@@ -1,0 +1,138 @@
+"""The OpenAI-compatible proxy: an app changes its `base_url`, and each user turn goes to the student with an instruction.
+
+The request is read, the teacher asked, the instruction put into the last user turn, the rest forwarded as it stands; the answer
+comes back byte for byte, streamed as it arrives. Whatever is not a user's text (results of tools, pictures alone) is forwarded untouched,
+with the reason in `WST-Degraded`.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from server.errors import NOT_JSON, InvalidField
+from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, read
+from server.passing import PassedOn, Prepared
+from server.routes_instruct import caller_of, deadline_of, desk_of, refuse_failure, treated
+from server.treatment import Entry
+from server.wire import ErrorReply
+
+router = APIRouter(prefix="/v1", responses={status: {"model": ErrorReply} for status in (400, 404, 413, 422, 502, 504)})
+
+OPTION_HEADERS = {f"wst-{name}": name for name in Options.model_fields}
+SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
+
+@router.post("/chat/completions")
+async def post_chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions: instructs the last user turn and forwards the rest as it stands; a stream where `stream` asks for one."""
+    return await _forwarded(request, "chat/completions")
+
+
+@router.post("/responses")
+async def post_responses(request: Request) -> Response:
+    """OpenAI's responses, the same way: the last user item of `input` is instructed."""
+    return await _forwarded(request, "responses")
+
+
+@router.get("/models")
+async def get_models(request: Request) -> dict[str, Any]:
+    """The students, as OpenAI lists models."""
+    return {"object": "list", "data": [_model(name) for name in request.app.state.students]}
+
+
+@router.get("/models/{name:path}")
+async def get_model(name: str, request: Request) -> Response:
+    """One student, as OpenAI describes a model."""
+    if name not in request.app.state.students:
+        raise HTTPException(404, "this server has no such model; GET /v1/models lists them")
+    return JSONResponse(_model(name))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "wst"}
+
+
+async def _forwarded(request: Request, path: str) -> Response:
+    started = perf_counter()
+    body = await _read(request)
+    options = _options(request, body.options)
+    name = body.fields.get("model")
+    if not isinstance(name, str):
+        raise InvalidField("model", "must name one of the models that GET /v1/models lists")
+    if name not in request.app.state.students:
+        raise HTTPException(404, "this server has no such model; GET /v1/models lists them")
+    prepared = await _prepare(request, body, options)
+    return PassedOn(
+        request.app.state.students[name], path, body.fields, prepared,
+        headers=_onward(request), request_id=request.state.request_id, started=started,
+    )  # fmt: skip
+
+
+async def _read(request: Request) -> ProxiedBody:
+    # A page in a browser can send text/plain anywhere without asking, and JSON only where the server allows it.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(400, NOT_JSON)
+    try:
+        return read(await request.body())
+    except NotJSONError:
+        raise HTTPException(400, NOT_JSON) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ascii(".".join([OWN_FIELD, *map(str, first["loc"])])[:200])[1:-1]
+        raise InvalidField(where, first["msg"]) from None
+
+
+def _options(request: Request, given: Options) -> Options:
+    """What the body's own field says, and over it the headers."""
+    changes: dict[str, Any] = {}
+    for header, name in OPTION_HEADERS.items():
+        value = request.headers.get(header)
+        if value is None:
+            continue
+        if name == "instruct":
+            if value.lower() not in SWITCH:
+                raise InvalidField("WST-Instruct", "must be on or off")
+            changes[name] = SWITCH[value.lower()]
+        elif not 1 <= len(value) <= 200:
+            raise InvalidField(header, "must have 1 to 200 characters")
+        else:
+            changes[name] = value
+    return given.model_copy(update=changes) if changes else given
+
+
+async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Prepared:
+    """The body to send, and what it carries."""
+    state = request.app.state
+    if not options.instruct:
+        return Prepared(body.raw, None, degraded="opted_out")
+    if body.turn is None:
+        return Prepared(body.raw, None, degraded=body.bypass)
+    if len(body.turn.query) > state.settings.max_query_chars:
+        return Prepared(body.raw, None, degraded="query_too_long")
+    desk = desk_of(request, options.teacher)
+    example = body.turn.example(request.state.request_id, options.task or desk.teacher.task)
+    user = body.fields.get("user")
+    unit = options.unit or (user[:200] if isinstance(user, str) and user else request.state.request_id)
+    done_for = await treated(request, example, desk, deadline_of(request), Entry(unit, options.experiment))
+    done = done_for.instructed
+    refuse_failure(caller_of(request), done.degraded)
+    about: dict[str, Any] = {"source": done.instruction.source, "teacher_s": done.answer.seconds}
+    if done_for.experiment is not None:
+        about["headers"] = {"WST-Experiment": done_for.experiment.id, "WST-Arm": quote(done_for.experiment.arm)}
+        about["headers"]["WST-Outcome-Id"] = done_for.request_id
+    if not done.instruction.text:
+        return Prepared(body.raw, None, degraded=done.degraded, **about)
+    return Prepared(body.instructed(done.instruction.text), body.raw, **about)
+
+
+def _onward(request: Request) -> dict[str, str]:
+    """The caller's headers that the student gets; the request id is the one that our log has."""
+    onward = {name: value for name, value in request.headers.items() if not name.startswith("wst-")}
+    return {**onward, "x-request-id": request.state.request_id}

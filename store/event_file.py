@@ -1,0 +1,168 @@
+"""The event log's file: one SQLite file that is this machine's spool, and its copy of what other replicas wrote."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from store.sqlite import SQLiteFile, transaction
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `id`, `topic` and `kind` are any text; `content` is JSON."""
+
+    id: str
+    topic: str
+    """What is read together: one experiment's events, say."""
+    kind: str
+    time: float
+    """Seconds since 1970."""
+    content: dict[str, Any] = field(default_factory=dict)
+    subject: str = ""
+    """Whom it is about, for `first`."""
+
+    def packed(self) -> bytes:
+        """Raises ValueError for numbers that are no JSON and for text that is no Unicode."""
+        (self.id + self.topic + self.kind + self.subject).encode()
+        parts = [self.id, self.topic, self.kind, self.time, self.content, self.subject]
+        return json.dumps(parts, separators=(",", ":"), allow_nan=False).encode()
+
+    @staticmethod
+    def unpacked(data: bytes) -> Event:
+        return Event(*json.loads(data))
+
+
+COLUMNS = "id, topic, kind, time, content, subject"
+
+
+class EventFile(SQLiteFile):
+    """The spool. Blocking, and safe to call from several threads."""
+
+    application_id = 0x57535445  # "WSTE"
+    tables = (
+        "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, topic TEXT NOT NULL, kind TEXT NOT NULL,"
+        " time REAL NOT NULL, content TEXT NOT NULL, subject TEXT NOT NULL, pending INTEGER NOT NULL)",
+        "CREATE INDEX by_topic ON events (topic, seq)",
+        "CREATE INDEX by_subject ON events (topic, subject, seq)",
+        "CREATE INDEX by_pending ON events (seq) WHERE pending = 1",
+        "CREATE TABLE cursor (place TEXT NOT NULL)",
+        "INSERT INTO cursor VALUES ('')",
+    )
+    synchronous = "FULL"
+
+    def insert(self, events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
+        """(for each the event that holds its id, the new ones), all committed together."""
+        stored, new = [], []
+        with self._opened() as connection, transaction(connection):
+            for event in events:
+                row = (*_row(event), 1)
+                done = connection.execute(f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", row)
+                if done.rowcount:
+                    new.append(event)
+                    stored.append(event)
+                else:
+                    held = _by_id(connection, event.id)
+                    assert held is not None
+                    stored.append(held)
+        return stored, new
+
+    def get(self, event_id: str) -> Event | None:
+        with self._opened() as connection:
+            return _by_id(connection, event_id)
+
+    def first(self, topic: str, subject: str, kind: str) -> Event | None:
+        with self._opened() as connection:
+            query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND subject = ? AND kind = ? ORDER BY seq LIMIT 1"
+            row = connection.execute(query, (topic, subject, kind)).fetchone()
+        return None if row is None else _event(row)
+
+    def read(self, topic: str, after: int, limit: int) -> list[tuple[int, Event]]:
+        with self._opened() as connection:
+            query = f"SELECT seq, {COLUMNS} FROM events WHERE topic = ? AND seq > ? ORDER BY seq LIMIT ?"
+            rows = connection.execute(query, (topic, after, limit)).fetchall()
+        return [(row[0], _event(row[1:])) for row in rows]
+
+    def count_pending(self) -> int:
+        with self._opened() as connection:
+            count: int = connection.execute("SELECT count(*) FROM events WHERE pending = 1").fetchone()[0]
+        return count
+
+    def some_pending(self, limit: int) -> list[Event]:
+        with self._opened() as connection:
+            query = f"SELECT {COLUMNS} FROM events WHERE pending = 1 ORDER BY seq LIMIT ?"
+            return [_event(row) for row in connection.execute(query, (limit,))]
+
+    def settle(self, sent: Sequence[str], earlier: Sequence[Event]) -> None:
+        """Redis has these ids now; under some it had an event before ours."""
+        with self._opened() as connection, _redoable(connection):
+            connection.executemany("UPDATE events SET pending = 0 WHERE id = ?", [(event_id,) for event_id in sent])
+            _take(connection, earlier)
+
+    def cursor(self) -> str:
+        """The stream's last place that was merged; empty before the first."""
+        with self._opened() as connection:
+            place: str = connection.execute("SELECT place FROM cursor").fetchone()[0]
+        return place
+
+    def merge(self, events: Sequence[Event], place: str) -> None:
+        """Take over what the stream holds up to `place`: in one step, so that nothing is left out and nothing comes twice."""
+        with self._opened() as connection, _redoable(connection):
+            _take(connection, events)
+            connection.execute("UPDATE cursor SET place = ?", (place,))
+
+    def begin_again(self) -> None:
+        """Everything is to be sent and fetched anew."""
+        with self._opened() as connection, _redoable(connection):
+            connection.execute("UPDATE events SET pending = 1")
+            connection.execute("UPDATE cursor SET place = ''")
+
+    def check(self) -> None:
+        with self._opened() as connection:
+            connection.execute("SELECT count(*) FROM cursor").fetchone()
+            connection.execute("DELETE FROM events WHERE FALSE")  # changes nothing, but is refused where writing would be
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+
+@contextmanager
+def _redoable(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that is not waited for to reach the disk: what it says follows from Redis and is asked again after a power cut."""
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        with transaction(connection):
+            yield
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
+
+
+def _row(event: Event) -> tuple[Any, ...]:
+    content = json.dumps(event.content, separators=(",", ":"), allow_nan=False)
+    return (event.id, event.topic, event.kind, event.time, content, event.subject)
+
+
+def _event(row: Sequence[Any]) -> Event:
+    return Event(id=row[0], topic=row[1], kind=row[2], time=row[3], content=json.loads(row[4]), subject=row[5])
+
+
+def _by_id(connection: sqlite3.Connection, event_id: str) -> Event | None:
+    row = connection.execute(f"SELECT {COLUMNS} FROM events WHERE id = ?", (event_id,)).fetchone()
+    return None if row is None else _event(row)
+
+
+def _take(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    """The stream's word goes before ours."""
+    names = COLUMNS.split(", ")[1:]
+    changes, same = (sep.join(f"{name} {sign} excluded.{name}" for name in names) for sep, sign in ((", ", "="), (" AND ", "IS")))
+    # Most of what comes back is our own, unchanged: not worth a write.
+    connection.executemany(
+        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0)"
+        f" ON CONFLICT (id) DO UPDATE SET {changes}, pending = 0 WHERE pending = 1 OR NOT ({same})",
+        [_row(event) for event in events],
+    )

@@ -1,0 +1,242 @@
+"""The event log: what was acknowledged is on the disk, once, whatever is killed afterwards.
+
+    log = EventLog("runs/events.db", redis_url="redis://127.0.0.1:6379/0")     # without a URL: this machine's file alone
+    stored = await log.append([Event(id="outcome/…", topic="…", kind="outcome", time=time.time(), content={…})])
+
+The local spool is an SQLite file with `synchronous=FULL`. Its write-ahead log is append-only, checksummed by frame and fsynced at every
+commit, and a torn tail is left out when it is read again: a spool of our own would be these four properties once more, and less tested.
+Appends that arrive together share one commit, in a worker thread.
+
+With a Redis URL the file is the spool of a shared log, a Redis Stream: an entry is pending until Redis has taken it, and is then kept as
+this replica's copy. Entries of other replicas are pulled into the same file. So every replica reads the whole log locally, goes on
+without Redis, and makes up for what was missed later. A stream that lost something (a Redis that came back empty or from an older
+dump) is noticed and filled again from the replicas' files. The server needs `maxmemory-policy noeviction`.
+
+An id exists once. Whoever appends an event whose id is taken gets the event that holds it, and decides whether it says the same. Among
+replicas the stream decides, while Redis answers; two replicas that cannot reach it may both accept an id, and the first to reach it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from store.event_file import Event, EventFile
+from store.protocol import StoreError
+from store.redis_stream import RedisStream
+
+log = logging.getLogger("wst.events")
+
+PAGE = 1000
+"""Events that go to or come from Redis, or out of the file, at once."""
+POLL_S = 0.2
+"""Seconds between two looks for other replicas' events."""
+RETRY_S = 1.0
+"""Seconds between two attempts at a Redis that failed; meanwhile nobody waits for it."""
+
+Result = TypeVar("Result")
+
+
+class EventLog:
+    """Used from one event loop; several processes may share the file. Every method raises StoreError where the file fails.
+
+    `path` is made absolute now and opened at the first call. Redis is asked only where `redis_url` names one; `redis_timeout_s` is the
+    longest that an append waits for it.
+    """
+
+    def __init__(self, path: str | Path, *, redis_url: str | None = None, namespace: str = "wst", redis_timeout_s: float = 0.05) -> None:
+        self._file = EventFile(path)
+        self.url = self._file.url
+        self._stream = None if redis_url is None else RedisStream(redis_url, namespace=namespace, timeout_s=redis_timeout_s)
+        self._queue: list[tuple[Sequence[Event], asyncio.Future[list[Event]]]] = []
+        self._runner: asyncio.Task[None] | None = None
+        self._syncer: asyncio.Task[None] | None = None
+        # One thread, its own: the file takes one at a time, and the loop's shared threads may all be busy writing instructions.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
+        self._redis_error: StoreError | None = None
+        self._exchanging = asyncio.Lock()
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is a Redis to share the log with."""
+        return self._stream is not None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file has been made."""
+        return self._file.path.exists()
+
+    @property
+    def redis_error(self) -> StoreError | None:
+        """Why Redis did not take or give events when it was last asked; None = it did, or there is none."""
+        return self._redis_error
+
+    async def append(self, events: Sequence[Event]) -> list[Event]:
+        """Write events; on return they are on the disk. One event each: the given one, or the earlier one that holds its id.
+
+        Raises ValueError, with nothing written, for an event that is no JSON.
+        """
+        for event in events:
+            event.packed()
+        if not events:
+            return []
+        future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
+        self._queue.append((events, future))
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await future
+
+    async def get(self, event_id: str) -> Event | None:
+        """The event of that id, if this replica or, with a Redis that answers, another one has it."""
+        found = await self._in_thread(self._file.get, event_id)
+        while found is None and await self.exchange():
+            found = await self._in_thread(self._file.get, event_id)
+        return found
+
+    async def first(self, topic: str, subject: str, kind: str) -> Event | None:
+        """The first event of that kind about a subject; looks at other replicas where there is none."""
+        found = await self._in_thread(self._file.first, topic, subject, kind)
+        while found is None and await self.exchange():
+            found = await self._in_thread(self._file.first, topic, subject, kind)
+        return found
+
+    async def read(self, topic: str, *, after: int = 0, limit: int = PAGE) -> list[tuple[int, Event]]:
+        """(place, event) of a topic in order of arrival at this replica, behind place `after`. Fewer than `limit` = the end."""
+        return await self._in_thread(self._file.read, topic, after, limit)
+
+    async def read_all(self, topic: str) -> list[Event]:
+        """A topic's events in order of time (equal times by id): the same list on every replica."""
+        events: list[Event] = []
+        place = 0
+        while page := await self.read(topic, after=place):
+            place = page[-1][0]
+            events += (event for _, event in page)
+        return sorted(events, key=lambda event: (event.time, event.id))
+
+    async def pending(self) -> int:
+        """Events that Redis has not taken yet; all events where there is no Redis."""
+        return await self._in_thread(self._file.count_pending)
+
+    async def check(self) -> None:
+        """Return if the file can be written, else raise a StoreError that says in one line what to do."""
+        await self._in_thread(self._file.check)
+
+    def start(self) -> None:
+        """Exchange events with Redis in the background from now on."""
+        if self._stream is not None and self._syncer is None:
+            self._syncer = asyncio.create_task(self._keep_exchanging())
+
+    async def aclose(self) -> None:
+        """Finish what was begun and close. What is pending stays in the file for the next start."""
+        if self._syncer is not None:
+            self._syncer.cancel()
+            await asyncio.wait([self._syncer])
+            self._syncer = None
+        if self._runner is not None:
+            await asyncio.wait([self._runner])
+        if self._stream is not None:
+            await self._stream.aclose()
+        await self._in_thread(self._file.close)
+        self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def exchange(self) -> bool:
+        """Send what is pending and fetch what others wrote. Whether anything came; False where Redis does not answer."""
+        return self._stream is not None and self._redis_error is None and await self._exchange()
+
+    async def _exchange(self) -> bool:
+        try:
+            async with self._exchanging:
+                while batch := await self._in_thread(self._file.some_pending, PAGE):
+                    await self._settle(batch, await self._push(batch))
+                return await self._fetch()
+        except StoreError as error:
+            self._failed(error)
+            return False
+
+    async def _keep_exchanging(self) -> None:
+        """Also what asks a Redis that failed again: nobody else waits for one."""
+        while True:
+            try:
+                if await self._exchange():
+                    continue
+            except Exception as error:  # the loop outlives whatever the disk or a damaged stream does; appends report it themselves
+                log.error("the exchange with Redis failed: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(POLL_S if self._redis_error is None else RETRY_S)
+
+    async def _run(self) -> None:
+        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
+        while self._queue:
+            batch, self._queue = self._queue, []
+            try:
+                stored, new = await self._in_thread(self._file.insert, [event for events, _ in batch for event in events])
+                theirs = await self._claim(new)
+            except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
+            for events, future in batch:
+                mine = [next(held) for _ in events]
+                if not future.done():
+                    future.set_result(mine)
+            if theirs is not None:  # nobody waits for this: what is not settled is sent again
+                try:
+                    await self._settle(new, theirs)
+                except StoreError as error:
+                    log.error("%s; events that Redis has are sent again", error)
+
+    async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
+        """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
+        if self._stream is None or self._redis_error is not None or not new:
+            return None
+        try:
+            return await self._push(new)
+        except StoreError as error:
+            self._failed(error)
+            return None
+
+    async def _push(self, events: Sequence[Event]) -> dict[str, Event]:
+        """Give Redis events; by id those that it holds already with other content or time."""
+        assert self._stream is not None
+        earlier: dict[str, Event] = {}
+        for at in range(0, len(events), PAGE):
+            replies = await self._stream.push([(event.id, event.packed()) for event in events[at : at + PAGE]])
+            found = (Event.unpacked(reply) for reply in replies if reply is not None)
+            earlier |= {event.id: event for event in found}
+        self._answered()
+        return earlier
+
+    async def _settle(self, sent: Sequence[Event], earlier: Mapping[str, Event]) -> None:
+        """Redis has what was sent; what it had before replaces ours."""
+        await self._in_thread(self._file.settle, [event.id for event in sent], list(earlier.values()))
+
+    async def _fetch(self) -> bool:
+        assert self._stream is not None
+        cursor = await self._in_thread(self._file.cursor)
+        lost, entries = await self._stream.pull(cursor, PAGE)
+        self._answered()
+        if lost:
+            log.warning("%s has lost events; sending it all that this replica has", self._stream.url)
+            await self._in_thread(self._file.begin_again)
+            return True
+        if entries:
+            await self._in_thread(self._file.merge, [Event.unpacked(data) for _, data in entries], entries[-1][0])
+        return bool(entries)
+
+    def _failed(self, error: StoreError) -> None:
+        if self._redis_error is None:
+            log.warning("%s; events stay in %s until it answers", error, self.url)
+        self._redis_error = error
+
+    def _answered(self) -> None:
+        if self._redis_error is not None:
+            log.warning("Redis answers again")
+        self._redis_error = None

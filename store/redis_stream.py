@@ -1,0 +1,57 @@
+"""The part of the event log that replicas share: a Redis Stream that holds every event once.
+
+`NAMESPACE:{events}:stream` is the stream, `NAMESPACE:{events}:ids` the place of each id in it; the braces keep both on one node of a
+cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from store.redis import RedisStore
+
+# The place that an id was given tells a repeated push (whose reply was lost) from a new event: in one step, so never twice.
+PUSH = """
+local replies = {}
+for i = 1, #ARGV, 2 do
+  local place = redis.call('HGET', KEYS[2], ARGV[i])
+  local entry = place and redis.call('XRANGE', KEYS[1], place, place)[1]
+  if entry then
+    replies[#replies + 1] = entry[2][2] ~= ARGV[i + 1] and entry[2][2]
+  else
+    redis.call('HSET', KEYS[2], ARGV[i], redis.call('XADD', KEYS[1], '*', 'event', ARGV[i + 1]))
+    replies[#replies + 1] = false
+  end
+end
+return replies
+"""
+
+
+class RedisStream:
+    """One command each, with `timeout_s` to answer it; every method raises StoreError where Redis fails."""
+
+    def __init__(self, url: str, *, namespace: str, timeout_s: float) -> None:
+        """Raises ValueError for a bad URL or namespace, StoreError where redis-py is missing."""
+        self._server = RedisStore(url, namespace=namespace, timeout_s=timeout_s)
+        self.url = self._server.url
+        self._keys = [f"{namespace}:{{events}}:stream", f"{namespace}:{{events}}:ids"]
+
+    async def push(self, events: Sequence[tuple[str, bytes]]) -> list[bytes | None]:
+        """Add (id, event) pairs. None each where it is in the stream now, else the different event that was there before."""
+        arguments = [part for event_id, data in events for part in (event_id.encode(), data)]
+        replies: list[bytes | None] = await self._server._ask(lambda server: server.eval(PUSH, 2, *self._keys, *arguments))
+        return replies
+
+    async def pull(self, after: str, count: int) -> tuple[bool, list[tuple[str, bytes]]]:
+        """(whether the stream lacks the entry at place `after`, up to `count` entries behind it as (place, event)).
+
+        The entry at `after` itself is asked for too: a stream without it is not the one that was read before.
+        """
+        entries = await self._server._ask(lambda server: server.xrange(self._keys[0], min=after or "-", count=count + 1))
+        found = [(place.decode(), fields[b"event"]) for place, fields in entries]
+        if after and (not found or found[0][0] != after):
+            return True, []
+        return False, found[1:] if after else found
+
+    async def aclose(self) -> None:
+        await self._server.aclose()

@@ -1,0 +1,113 @@
+"""The file of keys: what its command writes, what a running server takes from it, and when it looks again."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from server.keys import KeyRing, change, main
+
+
+def made(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["--keys", str(file), *arguments]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def refused(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["--keys", str(file), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_key_is_printed_once_and_kept_as_its_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "k" / "keys.json"
+    text = made(file, capsys, "create", "--tenant", "shop", "--scopes", "instruct,outcomes", "--requests-per-minute", "60")
+    assert text[17:] not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    found = KeyRing(file).find(text)
+    assert found is not None
+    assert (found[0], found[1].tenant, found[1].scopes, found[1].quota.requests_per_minute) == (
+        text[4:16],
+        "shop",
+        ("instruct", "outcomes"),
+        60,
+    )
+    listed = json.loads(made(file, capsys, "list"))
+    assert (listed["id"], listed["tenant"]) == (found[0], "shop")
+    assert "sha256" not in listed
+
+
+def test_what_opens_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    text = made(file, capsys, "create", "--tenant", "a")
+    other = made(file, capsys, "create", "--tenant", "b")
+    ring = KeyRing(file)
+    swapped = text[:17] + other[17:]
+    wrong = [
+        "",
+        "wst_",
+        text[:-1],
+        text + "x",
+        text.upper(),
+        swapped,
+        "' OR 1=1 --",
+        "wst_" + "0" * 12 + "_" + "x" * 43,
+        f" {text}",
+        text + "\n",
+        "ä" * 60,
+    ]
+    assert [ring.find(one) for one in wrong] == [None] * len(wrong)
+    assert ring.find(text) is not None
+
+
+def test_revoked_expired_and_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    now = [0.0]
+    text, expiring = (made(file, capsys, "create", "--tenant", "a", "--days", days) for days in ("1", "1"))
+    ring = KeyRing(file, clock=lambda: now[0])
+    fresh = made(file, capsys, "rotate", text[4:16], "--overlap-hours", "1")
+    assert ring.find(fresh) is None  # not looked again yet
+    now[0] = 0.6
+    assert ring.find(fresh) is not None
+    assert ring.find(text) is not None
+    newest = made(file, capsys, "rotate", text[4:16], "--overlap-hours", "0")
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    change(file, lambda keys: keys.update({expiring[4:16]: keys[expiring[4:16]].model_copy(update={"expires": past})}))
+    now[0] = 1.2
+    assert [ring.find(one) is not None for one in (text, fresh, newest, expiring)] == [False, False, True, False]
+    made(file, capsys, "revoke", text[4:16])
+    now[0] = 1.8
+    assert ring.find(newest) is None
+
+
+def test_a_file_that_breaks_leaves_the_keys_in_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys.json"
+    now = [0.0]
+    text = made(file, capsys, "create", "--tenant", "a")
+    ring = KeyRing(file, clock=lambda: now[0])
+    for content in ("{", '{"keys": {"x": {"tenant": "hunter2"}}}', None):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_text(content)
+        now[0] += 1
+        assert ring.find(text) is not None
+    assert "stay in force" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    assert "did you mean instruct?" in refused(file, capsys, "create", "--tenant", "a", "--scopes", "instrct")
+    assert "--concurrency: input should be greater" in refused(file, capsys, "create", "--tenant", "a", "--concurrency", "0")
+    assert "--tenant: string should have at least 1" in refused(file, capsys, "create", "--tenant", "")
+    assert "cannot be read" in refused(file, capsys, "list")
+    assert "no key 'x'" in refused(file, capsys, "revoke", "x")
+    assert "required" in refused(file, capsys)
+    assert not file.exists() or '"keys":{}' in file.read_text().replace(" ", "").replace("\n", "")
