@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from evaluation.beside import Beside, measured_beside, print_beside
 from evaluation.paired import ArmResult, Comparison, arm_result, compare, verdict
 from exchange.protocols import InstructionPolicy, Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample, Record
@@ -56,7 +57,10 @@ class EvalSummary(Record):
     arms: dict[str, ArmResult]
     vs_raw: dict[str, Comparison]
     verdict: str | None = None
-    """"gain", "harm" or "no gain" for the trained arm against raw; None where it was not measured."""
+    """"gain", "harm" or "no gain" for the trained arm against raw; None where it was not measured. With a second judge it is a gain only
+    where both see one, and a harm where either does."""
+    beside: Beside = Beside()
+    """What was measured beside: second judge, gold, length-controlled win rate, guardrails, problems."""
 
 
 class FixedPolicy:
@@ -94,8 +98,10 @@ async def run_arm(
     return await all_of(run_episode(example, text, arm=name, student=student, params=params, reward=reward) for example, text in pairs)
 
 
-def summarise(episodes: Mapping[str, Sequence[Episode]], *, split: str, alpha: float = 0.05) -> EvalSummary:
-    """The `eval` block: every arm with its interval, every arm against raw, paired by question."""
+def summarise(
+    episodes: Mapping[str, Sequence[Episode]], *, split: str, alpha: float = 0.05, examples: Sequence[Example] = ()
+) -> EvalSummary:
+    """The `eval` block: every arm with its interval, every arm against raw, paired by question. What stands beside needs the examples."""
     scores = {name: [correct(episode) for episode in run] for name, run in episodes.items()}
     arms = {
         name: arm_result(values, alpha=alpha, silence_rate=sum(not e.instruction.text for e in episodes[name]) / len(values))
@@ -105,8 +111,12 @@ def summarise(episodes: Mapping[str, Sequence[Episode]], *, split: str, alpha: f
     for name, values in scores.items():
         if name != "raw" and any(a is not None and b is not None for a, b in zip(values, scores["raw"], strict=True)):
             vs_raw[name] = compare(values, scores["raw"], alpha=alpha)
+    found = measured_beside(episodes, examples, alpha=alpha) if examples else Beside()
     outcome = verdict(vs_raw["trained"]) if "trained" in vs_raw else None
-    return EvalSummary(n=len(scores["raw"]), split=split, alpha=alpha, arms=arms, vs_raw=vs_raw, verdict=outcome)
+    if outcome is not None and "second" in found.watched and "trained" in found.watched["second"].vs_raw:
+        both = {outcome, verdict(found.watched["second"].vs_raw["trained"])}
+        outcome = both.pop() if len(both) == 1 else "harm" if "harm" in both else "no gain"
+    return EvalSummary(n=len(scores["raw"]), split=split, alpha=alpha, arms=arms, vs_raw=vs_raw, verdict=outcome, beside=found)
 
 
 def print_table(summary: EvalSummary, *, title: str) -> None:
@@ -116,7 +126,8 @@ def print_table(summary: EvalSummary, *, title: str) -> None:
 
     table = Table(title=title)
     interval = f"{1 - summary.alpha:.0%} interval"
-    for column in ("arm", "right", interval, "vs raw", interval, "p", "helps", "harms", "silent", "failed"):
+    head = {"correct": "right", "win": "win rate", "agreement": "agrees"}[summary.beside.counted]
+    for column in ("arm", head, interval, "vs raw", interval, "p", "helps", "harms", "silent", "failed"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, arm in summary.arms.items():
         row: list[Any] = [name, f"{arm.mean:.1%}", f"{arm.low:.1%} .. {arm.high:.1%}"]
@@ -129,6 +140,7 @@ def print_table(summary: EvalSummary, *, title: str) -> None:
         table.add_row(*row, f"{arm.silence_rate:.0%}", str(arm.failed))
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
+    print_beside(summary.beside, list(summary.arms))
     if summary.verdict is not None:
         pair = summary.vs_raw["trained"]
         console.print(

@@ -22,10 +22,10 @@ from exchange.command import RunError, run_command
 from exchange.protocols import InstructionPolicy, StudentClient
 from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml
-from rewards.rubric import Rubric
+from rewards.rubric import Rubric, check_reward
 from student_clients import make_student, sampling
 from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
-from tasks import TASKS, answer_type_of
+from tasks import TASKS
 from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
 from teacher.policy import TransformersPolicy, load_model, load_teacher, read_manifest
@@ -83,14 +83,15 @@ def policies(config: TrainConfig, teacher: Path | None, examples: list[Example])
     return arms
 
 
-async def evaluate(config: TrainConfig, teacher: Path | None, student: StudentClient) -> tuple[EvalSummary, dict[str, list[Episode]]]:
+async def evaluate(
+    config: TrainConfig, teacher: Path | None, student: StudentClient, rubric: Rubric
+) -> tuple[EvalSummary, dict[str, list[Episode]]]:
     """Run every arm on the test questions. Raises RunError where an arm has not one scored answer: a table would show it as zero."""
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
-    reward = Rubric(config.reward)
     episodes: dict[str, list[Episode]] = {}
     for name, policy in policies(config, teacher, examples).items():
-        episodes[name] = await run_arm(name, policy, examples, student=student, params=sampling(config.student), reward=reward)
-    summary = summarise(episodes, split="test", alpha=config.eval.alpha)
+        episodes[name] = await run_arm(name, policy, examples, student=student, params=sampling(config.student), reward=rubric.observed)
+    summary = summarise(episodes, split="test", alpha=config.eval.alpha, examples=examples)
     for name, arm in summary.arms.items():
         if arm.n == 0:
             reason = next((episode.error for episode in episodes[name] if episode.error), "no answer could be judged")
@@ -101,8 +102,7 @@ async def evaluate(config: TrainConfig, teacher: Path | None, student: StudentCl
 def check_before(config: TrainConfig) -> None:
     """Raise SettingError for whatever an evaluation of this config would stumble over: arms, test questions."""
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
-    if any(answer_type_of(name) is None for name in {example.task for example in examples}):
-        raise SettingError(f"task.name={config.task.name!r}: its answers have no gold to be compared with, so nothing could be scored")
+    check_reward(config.reward, examples)
     for name, arm in config.eval.arms.items():
         if name in RESERVED_ARMS:
             raise SettingError(f"eval.arms.{name}: this name is reserved; choose another, for example static:{name}")
@@ -114,7 +114,7 @@ def check_before(config: TrainConfig) -> None:
 
 def calls(config: TrainConfig) -> int:
     """Student calls of an evaluation at most: four arms and the extra ones, and the oracle in the lab."""
-    return (4 + (config.task.name == "lab_arithmetic") + len(config.eval.arms)) * config.eval.n
+    return (4 + config.task.name.startswith("lab_") + len(config.eval.arms)) * config.eval.n
 
 
 def cannot_start(error: StudentError) -> Exception:
@@ -169,15 +169,19 @@ def body(argv: list[str] | None) -> int:
 
     student = make_student(config.student, config.budget, lambda: directory().account())
 
+    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+
     async def measure() -> EvalSummary:
         try:
             await student.check()
+            await rubric.check()
         except StudentError as error:
             raise cannot_start(error) from None
         try:
-            summary, _ = await evaluate(config, teacher, student)
+            summary, _ = await evaluate(config, teacher, student, rubric)
         finally:
             await student.aclose()
+            await rubric.aclose()
         return summary
 
     summary = asyncio.run(measure())
@@ -191,6 +195,7 @@ def body(argv: list[str] | None) -> int:
         "steps": 0,
         "wall_s": round(time.monotonic() - started, 1),
         "student": student.stats.as_dict(),
+        **({"judges": {name: client.stats.as_dict() for name, client in rubric.counted.items()}} if rubric.counted else {}),
         "teacher_sha256": read_manifest(teacher)["sha256"] if teacher is not None else None,
     }
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head

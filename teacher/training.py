@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import shutil
 import sys
-import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from tasks import TASKS
 from teacher.config import TrainConfig
 from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
 from teacher.grpo import build_trainer, grpo_config, lora_config, questions_a_batch
+from teacher.ledger import Ledger
 from teacher.policy import TransformersPolicy, end_ids, load_model, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.rewarder import Rewarder
@@ -41,6 +40,9 @@ from teacher.warm_start import best_of_n, fine_tune, keep_best
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
+
+COUNTED_AS = {"correctness": "right", "preference": "win rate", "judge": "win rate", "consistency": "agreement"}
+"""What a share of the counted grade is called, by the reward."""
 
 
 class Progress:
@@ -64,29 +66,6 @@ class Progress:
         self.bar.update(self.task, completed=number, description=text)
         if not self.console.is_terminal and (number % 10 == 0 or number == self.total):
             self.say(f"step {number}/{self.total}: {text}")
-
-
-class Ledger:
-    """The student's counts and the wall time over all processes of a run, kept on disk as the run goes."""
-
-    def __init__(self, run: RunDirectory, student: CountingStudent) -> None:
-        self.path = run.path / "ledger.json"
-        self.student = student
-        self.started = time.monotonic()
-        self.before: dict[str, Any] = {}
-        self.wall_before_s = 0.0
-        if self.path.exists():
-            before = json.loads(self.path.read_text(encoding="utf-8"))
-            self.before, self.wall_before_s = before["student"], before["wall_s"]
-
-    def counts(self) -> dict[str, Any]:
-        return {key: self.before.get(key, 0) + value for key, value in self.student.stats.as_dict().items()}
-
-    def wall_s(self) -> float:
-        return round(self.wall_before_s + time.monotonic() - self.started, 1)
-
-    def save(self) -> None:
-        write_json(self.path, {"student": self.counts(), "wall_s": self.wall_s()})
 
 
 @dataclass(frozen=True)
@@ -177,7 +156,7 @@ def learn(parts: Parts, start: Path) -> Validator:
     model, tokenizer = load_model(str(start))
     validator = Validator(
         run, parts.validation, tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-        student=parts.student, params=parts.params, reward=parts.reward,
+        student=parts.student, params=parts.params, reward=parts.reward.observed,
     )  # fmt: skip
     rewarder = Rewarder(
         parts.train, tokenizer, end_ids(model, tokenizer), student=parts.student, params=parts.params, reward=parts.reward,
@@ -191,15 +170,22 @@ def learn(parts: Parts, start: Path) -> Validator:
         run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
         right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
         distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
-        parts.progress.step(step, f"right {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
+        parts.progress.step(
+            step, f"{COUNTED_AS[config.reward.kind]} {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}"
+        )
 
     def on_validate(step: int, trained: Any) -> None:
-        parts.progress.say(f"step {step}: validation {validator(step, trained):.1%}")
+        right = validator(step, trained)
+        line = run.lines("validation.jsonl")[-1]
+        second = f", second judge {line['second']:.1%}" if "second" in line else ""
+        parts.progress.say(f"step {step}: validation {right:.1%}{second}")
+        if validator.parted:
+            parts.progress.say("the judges part: the one that pays still gains, the second one loses; training stops here")
         parts.ledger.save()
 
     if not run.lines("validation.jsonl"):
         on_validate(0, model)
-    if done >= (config.max_steps or 0):
+    if done >= (config.max_steps or 0) or validator.parted:
         return validator  # a Trainer that resumes at its last step would take one more
     rows = [
         {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
@@ -207,7 +193,7 @@ def learn(parts: Parts, start: Path) -> Validator:
     ]
     trainer = build_trainer(
         config, run, model, tokenizer, rows=rows, reward=rewarder.score, on_step=on_step, on_validate=on_validate,
-        on_saved=validator.prune, stop=lambda: bool(parts.stop.number),
+        on_saved=validator.prune, stop=lambda: bool(parts.stop.number) or validator.parted,
     )  # fmt: skip
     parts.stop.graceful = True
     try:
@@ -269,7 +255,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
     manifest = export(config, run, start, validator, parts.student.name)
-    summary, _ = asyncio.run(evaluate(config, run.teacher, parts.student))
+    summary, _ = asyncio.run(evaluate(config, run.teacher, parts.student, parts.reward))
     result = {
         "task": config.task.name,
         "algorithm": config.algorithm,
@@ -279,15 +265,17 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],
+        **({"parted_at": run.lines("validation.jsonl")[-1]["step"]} if validator.parted else {}),
         "student": {**parts.ledger.counts(), **parts.booked()},
+        **parts.ledger.judges_counts(),
         "eval": summary.model_dump(mode="json"),
     }
     write_json(run.path / "summary.json", result)
     print_table(summary, title=f"{config.task.name}: {summary.n} held-out questions")
     validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
     print(
-        f"best teacher: step {manifest['step']} of {config.max_steps}; right on validation after the warm start {validated[0]:.1%}, "
-        f"at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
+        f"best teacher: step {manifest['step']} of {config.max_steps}; {COUNTED_AS[config.reward.kind]} on validation after the warm start "
+        f"{validated[0]:.1%}, at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
     )
     print(f"teacher: {run.teacher}   student calls: {result['student']['calls']}   {result['wall_s']:.0f} s")
     return result
@@ -312,25 +300,26 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         return run.account()
 
     student = make_student(config.student, config.budget, account)
+    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=account)
     with ExitStack() as stack:
         stack.callback(lambda: asyncio.run(student.aclose()))
+        stack.callback(lambda: asyncio.run(rubric.aclose()))
         if run is not None:
             stack.enter_context(run.lock())
         try:
             asyncio.run(student.check())
+            asyncio.run(rubric.check())
         except StudentError as error:
             raise cannot_start(error) from None
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.lock())
         run.write_config(config)  # a resumed run may have been given another budget
-        ledger = Ledger(run, student)
+        ledger = Ledger(run, student, rubric.counted)
         stack.callback(ledger.save)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
-        parts = Parts(
-            config, run, train_set, validation_set, prompt, student, sampling(config.student), Rubric(config.reward), ledger, progress, stop
-        )
+        parts = Parts(config, run, train_set, validation_set, prompt, student, sampling(config.student), rubric, ledger, progress, stop)
         try:
             return phases(parts)
         except BudgetExhausted as error:
