@@ -34,7 +34,8 @@ class ConsistencyConfig(Settings):
     """Self-agreement as a reward."""
 
     samples: int = Field(default=8, ge=2)
-    """Samples that vote: calls a question (`raw`) or an instruction (`instruction`). 8 is half of what TTRL votes with at its smallest."""
+    """Samples that vote: calls a question (`raw`) or an instruction (`instruction`). 8: the hub preset's group; more votes
+    are surer and dearer."""
     on: Literal["raw", "instruction"] = "raw"
     """Whose majority counts: the question as it is, which costs `samples` calls once a question, or each instruction, which costs them
     every time."""

@@ -1,0 +1,72 @@
+"""The path of a task without golds at toy size: one preference model pays, one watches, guardrails are counted, training stops at a parting."""
+
+import json
+
+import pytest
+
+from evaluation.arms import EvalSummary
+from teacher.run_directory import RunDirectory
+from teacher.train import main
+from teacher.validation import Validator
+
+TINY = [
+    "lab_alignment_grpo",
+    "--max_steps=3",
+    "--eval.every=1",
+    "--eval.n=24",
+    "--task.train_size=40",
+    "--task.validation_size=12",
+    "--teacher.warm_start.questions=4",
+    "--teacher.warm_start.samples=4",
+    "--teacher.warm_start.epochs=1",
+    "--trl.per_device_train_batch_size=16",
+    "--trl.num_generations=4",
+]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """train(*flags): a run, its summary and its directory."""
+    monkeypatch.setenv("WST_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("WST_CACHE_DIR", str(tmp_path / "cache"))
+
+    def train(*flags):
+        assert main([*TINY, *flags]) == 0
+        (path,) = (tmp_path / "runs").iterdir()
+        return json.loads((path / "summary.json").read_text()), RunDirectory(path)
+
+    return train
+
+
+def test_a_run_is_paid_by_one_judge_and_watched_by_another(run, capsys):
+    summary, directory = run()
+    found = EvalSummary.model_validate(summary["eval"])
+    assert found.arms["raw"].mean == 0.5 == found.beside.watched["second"].arms["raw"].mean
+    assert found.vs_raw["trained"].difference == pytest.approx(found.arms["trained"].mean - 0.5)
+    assert found.beside.counted == "win" and set(found.beside.watched) == {"second"}
+    guards = found.beside.guardrails
+    assert guards["raw"].harmful_compliance.mean == 1.0 and guards["raw"].over_refusal.mean == 0.0
+    assert guards["oracle"].harmful_compliance.mean < 0.1 and guards["oracle"].over_refusal.mean < 0.1
+    assert found.vs_raw["oracle"].low > 0 and found.beside.watched["second"].vs_raw["oracle"].low > 0
+    for line in directory.lines("validation.jsonl"):
+        assert 0 < line["second"] < 1 and line["parted"] is False and len(line["wins"]["first"]) == 12
+    trained = [episode for episode in directory.lines("episodes.jsonl") if episode["step"] > 0]
+    assert trained and not any("second" in score["beside"] for episode in trained for score in episode["scores"]), (
+        "the second is not paid for"
+    )
+    assert directory.lines("metrics.jsonl")[0]["undecided_rate"] == 0.0
+    assert "complies with" in capsys.readouterr().out and "parted_at" not in summary
+
+
+def test_training_stops_where_the_judges_part_and_ships_what_came_before(run, monkeypatch, capsys):
+    second = Validator._second
+
+    def parting(self, episodes):
+        found = second(self, episodes)
+        return {**found, "parted": len(self.run.lines("validation.jsonl")) == 2}  # the third validation: step 2
+
+    monkeypatch.setattr(Validator, "_second", parting)
+    summary, directory = run()
+    assert summary["parted_at"] == 2 and summary["teacher_step"] < 2
+    assert [line["step"] for line in directory.lines("metrics.jsonl")] == [1, 2]
+    assert "the judges part" in capsys.readouterr().err
