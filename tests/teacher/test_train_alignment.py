@@ -1,4 +1,4 @@
-"""The path of a task without golds at toy size: one preference model pays, one watches, guardrails are counted, training stops at a parting."""
+"""The path of a task without golds at toy size: one preference model pays, one watches, and training stops where they part."""
 
 import json
 
