@@ -198,11 +198,6 @@ class Rubric:
         """The clients of judges whose calls are counted, by what they do."""
         return {name: judge.stats for name, judge in self.judges.items() if judge.stats is not None}
 
-    async def check(self) -> None:
-        """Raises SettingError or StudentError where a judge cannot judge."""
-        for judge in self.judges.values():
-            await judge.check()
-
     async def aclose(self) -> None:
         for judge in self.judges.values():
             await judge.aclose()

@@ -117,10 +117,19 @@ def calls(config: TrainConfig) -> int:
     return (4 + config.task.name.startswith("lab_") + len(config.eval.arms)) * config.eval.n
 
 
-def cannot_start(error: StudentError) -> Exception:
-    """What a failed check of the student means to the user: a setting to mend, or a server to start."""
+def cannot_start(error: StudentError, who: str = "student") -> Exception:
+    """What a failed check of the student, or of a judge, means to the user: a setting to mend, or a server to start."""
     mendable = isinstance(error, StudentUnknownModel | StudentAuthError | StudentBadRequest)
-    return SettingError(f"student.model: {error}") if mendable else RunError(f"student: {error}")
+    return SettingError(f"{who}.model: {error}") if mendable else RunError(f"{who}: {error}")
+
+
+async def check_judges(rubric: Rubric) -> None:
+    """Raises SettingError or RunError where a judge of the rubric cannot judge."""
+    for name, judge in rubric.judges.items():
+        try:
+            await judge.check()
+        except StudentError as error:
+            raise cannot_start(error, "the judge that pays" if name == "judge" else "reward.second") from None
 
 
 def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[TrainConfig, Path | None, RunDirectory | None]:
@@ -174,9 +183,9 @@ def body(argv: list[str] | None) -> int:
     async def measure() -> EvalSummary:
         try:
             await student.check()
-            await rubric.check()
         except StudentError as error:
             raise cannot_start(error) from None
+        await check_judges(rubric)
         try:
             summary, _ = await evaluate(config, teacher, student, rubric)
         finally:

@@ -28,7 +28,7 @@ from student_clients.budget import ACCOUNT, NANO, BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_before, evaluate, teacher_prompt
+from teacher.evaluate import cannot_start, check_before, check_judges, evaluate, teacher_prompt
 from teacher.grpo import build_trainer, grpo_config, lora_config, questions_a_batch
 from teacher.ledger import Ledger
 from teacher.policy import TransformersPolicy, end_ids, load_model, save_teacher
@@ -308,9 +308,9 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
             stack.enter_context(run.lock())
         try:
             asyncio.run(student.check())
-            asyncio.run(rubric.check())
         except StudentError as error:
             raise cannot_start(error) from None
+        asyncio.run(check_judges(rubric))
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.lock())

@@ -39,8 +39,8 @@ class FaultyServer:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length"))
-                body = json.loads(await reader.readexactly(length))
+                length = next((int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")), 0)
+                body = json.loads(await reader.readexactly(length) or b"{}")
                 self.heads.append(head)
                 self.bodies.append(body)
                 self.asked.set()

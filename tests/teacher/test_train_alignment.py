@@ -8,6 +8,7 @@ from evaluation.arms import EvalSummary
 from teacher.run_directory import RunDirectory
 from teacher.train import main
 from teacher.validation import Validator
+from tests.student_clients.faulty_server import faulty_server, reply
 
 TINY = [
     "lab_alignment_grpo",
@@ -22,6 +23,14 @@ TINY = [
     "--trl.per_device_train_batch_size=16",
     "--trl.num_generations=4",
 ]
+VERDICT = {
+    "id": "j",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "judge",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "[[A]]"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 100, "completion_tokens": 4, "total_tokens": 104},
+}
 
 
 @pytest.fixture
@@ -70,3 +79,27 @@ def test_training_stops_where_the_judges_part_and_ships_what_came_before(run, mo
     assert summary["parted_at"] == 2 and summary["teacher_step"] < 2
     assert [line["step"] for line in directory.lines("metrics.jsonl")] == [1, 2]
     assert "the judges part" in capsys.readouterr().err
+
+
+def test_a_judge_over_http_is_counted_and_paid_from_the_runs_budget(run):
+    with faulty_server() as server:
+        server.script = [reply(200, VERDICT)]  # whatever stands first: a tie
+        summary, directory = run(
+            "--task.name=lab_arithmetic",
+            "--teacher.warm_start.questions=2",
+            "--student.model=lab:arithmetic/student",
+            "--teacher.model=lab:arithmetic/teacher",
+            "--reward.kind=judge",
+            "--reward.preference=null",
+            "--reward.second=null",
+            f"--reward.judge.client={{base_url: '{server.url}', model: judge}}",
+            "--budget.prices={judge: {input: 1, output: 1, as_of: 2026-11-20}}",
+            "--budget.usd=5",
+        )
+        asked = server.requests
+    judged = summary["judges"]["judge"]
+    assert judged["calls"] == asked - 1 > 20, "one more request asked for the list of models"
+    assert judged["cost_usd"] > 0 and summary["student"]["cost_usd"] == pytest.approx(judged["cost_usd"])
+    found = EvalSummary.model_validate(summary["eval"])
+    assert found.arms["trained"].mean == 0.5 and found.beside.watched["correct"].arms["oracle"].mean > 0.9
+    assert 0 <= directory.lines("metrics.jsonl")[0]["gold_rate"] <= 1 and "gold" in directory.lines("validation.jsonl")[0]
