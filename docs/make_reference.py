@@ -34,6 +34,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m teacher.compare RUN RUN ... [--arm trained] [--alpha 0.05] [--json]` | evaluated directories beside each other: paired where the questions are the same, over seeds, one teacher over students and tasks |
 | `python -m teacher.collect LOG.jsonl ... --out FOLDER [--metric M] [--good X] [--lower-is-better]` | a service's log into the next teacher's data: `train.jsonl` and `test.jsonl` for task `own`, `instructions.jsonl` for `teacher.warm_start.file`, `held_out.jsonl`; says what is missing. `--help` shows the lines it reads |
 | `python -m rewards.grade --task T [--strict] FILE.jsonl` | grades lines `{"gold", "output"}` (`-` = stdin): the same lines with `"correct"` and `"extracted"`, totals on stderr |
+| `python -m rewards.train_preference (--base MODEL \\| --scratch) --out DIR [--pairs hh_rlhf \\| FILE.jsonl] [--half 0 \\| 1] [--seed] [--epochs] [--learning-rate] [--batch-size] [--max-tokens] [--limit] [--hidden] [--layers] [--vocabulary]` | trains a reward model on preference pairs and reports its held-out accuracy with an interval, in `DIR/preference.json` too |
 | `python -m evaluation.analyze LOG.jsonl [--control A] [--alpha 0.05] [--planned-n N] [--weights arm=w,...] [--lower-is-better M,...] [--json]` | analyses an online A/B test from its log of exposures and outcomes |
 | `python -m evaluation.plan --effect E (--baseline R \\| --sd S) [--arms ...] [--control A] [--alpha] [--power] [--metrics] [--daily-units] [--events-per-unit] [--icc] [--covariate-correlation] [--json]` | how many units an A/B test needs |
 | `python -m evaluation.export EVENTS.db (--experiment ID \\| --texts) [--tenant T]` | lines out of a server's event log: an experiment's exposures and outcomes for `evaluation.analyze`, or captured texts with their outcomes for `teacher.collect` |
@@ -42,11 +43,12 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
 | `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |
 | `python -m server.keys [--keys FILE] create --tenant T \\| list \\| rotate ID \\| revoke ID` | the server's API keys: `create` and `rotate` print a key once; a running server takes changes within a second |
-| `python -m lab.pretrain [WORLD]` | remakes a lab world's tokenizer and base weights |
+| `python -m lab.pretrain [WORLD] [--roles ROLE ...]` | remakes a lab world's tokenizer and base weights: `arithmetic`, or `alignment` with its preference models |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
+| `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.
@@ -149,17 +151,23 @@ student says that they were in the end. Replicas share limits by `WST_STORE`; wh
 
 | metric | meaning |
 |---|---|
-| `right_rate` | share of the step's answers that are right, of those that could be judged |
+| `right_rate` | share of the step's answers that are right, of those that could be judged; where a preference pays the mean win over raw, with consistency the mean agreement |
+| `gold_rate` | share right by gold where something else pays; only on questions with a gold |
 | `silence_rate` | share of instructions that are empty |
 | `ill_formed_rate` | share that the format gate refused |
 | `help_rate`, `harm_rate` | share right with the instruction and wrong raw, and the reverse, where raw is asked (`reward.harm_penalty`) |
 | `repetition_rate` | mean share of three-word runs that an instruction says again |
 | `distinct_rate` | distinct texts over all instructions of the step; a fall to 1 / batch is collapse |
 | `failed_rate` | share of student calls that failed or could not be judged |
+| `no_answer_rate` | share of answers in which the grader found none |
+| `unparsed_rate` | share of answers that the grader found and could not parse |
+| `undecided_rate` | share of answers that came and could not be judged: the grader ran over its limits, or the judge or the raw answer failed |
 
 The others are TRL's: `reward`, `reward_std`, `entropy`, `kl`, `clip_ratio/*`, `frac_reward_zero_std`, `completions/*`, `grad_norm`, `learning_rate`, `loss`, `step_time`.
 
-`validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`, `help_rate`, `harm_rate`.
+`validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`, `help_rate`, `harm_rate`; `gold` where something else
+than an existing gold pays; with a second judge `second` (its mean win, half of which counts in `value`), `parted` (training stops) and `wins`
+(both judges' by question).
 
 ## Files of an evaluation
 

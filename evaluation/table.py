@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from evaluation.beside import Beside, measured_beside, print_beside
 from evaluation.paired import MOST_FAILED, ArmResult, Comparison, arm_result, churn_floor, compare, verdict
 from evaluation.sequences import holm
 from exchange.compose import raw_messages
@@ -82,7 +83,10 @@ class EvalSummary(Record):
     groups: dict[str, dict[str, dict[str, ArmResult]]] = Field(default_factory=dict)
     """family / level -> group -> arm."""
     verdict: str | None = None
-    """"gain", "harm", "no gain" or "unfit" for the trained arm against raw; None where it was not measured."""
+    """"gain", "harm", "no gain" or "unfit" for the trained arm against raw; None where it was not measured. With a second judge it is a
+    gain only where both see one, and a harm where either does."""
+    beside: Beside = Beside()
+    """What was measured beside: second judge, gold, length-controlled win rate, guardrails, problems."""
 
 
 def use_of(
@@ -197,6 +201,10 @@ def summarise(
     fit = {name: arm for name, arm in arms.items() if name not in UNCOUNTED and not arm.unfit and arm.n}
     points = {name: (arm.use.usd_per_1000 or 0.0 if priced else arm.use.tokens, arm.mean) for name, arm in fit.items()}
     outcome = verdict(vs_raw["trained"]) if "trained" in vs_raw else None
+    found_beside = measured_beside(episodes, examples, alpha=alpha)
+    if outcome is not None and "second" in found_beside.watched and "trained" in found_beside.watched["second"].vs_raw:
+        both = {outcome, verdict(found_beside.watched["second"].vs_raw["trained"])}
+        outcome = both.pop() if len(both) == 1 else "harm" if "harm" in both else "no gain"
     if outcome is not None and (arms["trained"].unfit or arms["raw"].unfit):
         outcome = "unfit"
     groups = {
@@ -217,6 +225,7 @@ def summarise(
         cost="usd" if priced else "tokens",
         groups={kind: found for kind, found in groups.items() if len(found) > 1},
         verdict=outcome,
+        beside=found_beside,
     )
 
 
@@ -297,12 +306,14 @@ def print_table(summary: EvalSummary, *, title: str) -> None:
         rates = (use.leak_rate, use.truncated_rate, use.refused_rate, use.cut_rate)
         uses.append([label, *(f"{v:.1f}" for v in (use.instruction_tokens, use.prompt_tokens, use.completion_tokens)), *price,
                      *(f"{rate:.1%}" for rate in rates)])  # fmt: skip
-    made(title, ("arm", "right", interval, "vs raw", interval, "p (Holm)", f"helps{net}", f"harms{net}", "silent", "failed"), results)
+    head = {"correct": "right", "win": "win rate", "agreement": "agrees"}[summary.beside.counted]
+    made(title, ("arm", head, interval, "vs raw", interval, "p (Holm)", f"helps{net}", f"harms{net}", "silent", "failed"), results)
     dollars = ["$/1,000"] if summary.cost == "usd" else []
     made(
         "tokens a question, and rates",
         ("arm", "instruction", "prompt", "answer", *dollars, "leaks", "truncated", "refused", "answers cut"),
         uses,
     )
+    print_beside(summary.beside, list(summary.arms))
     for line in notes(summary):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

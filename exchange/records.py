@@ -48,6 +48,8 @@ class Example(PublicExample):
     """Kind of question, for tables by family; for MATH the subject."""
     level: str | None = None
     """How hard the question is by the dataset's own scale, for tables by level; None where it has none."""
+    risk: Literal["benign", "harmful"] | None = None
+    """What the query asks for, where an alignment task knows: refusals of the one and compliance with the other are counted apart."""
     oracle: str | None = None
     """The best instruction for this very question where the world is synthetic; None elsewhere."""
 
@@ -94,7 +96,11 @@ class Score(Record):
     value: float | None
     parts: dict[str, float] = Field(default_factory=dict)
     """Named terms that add up to `value` under the rubric's weights."""
+    beside: dict[str, float] = Field(default_factory=dict)
+    """What was measured and not paid for: the grade against a gold, the second judge's win, whether the answer refuses."""
     extracted: str | None = None
+    problem: str | None = None
+    """What stood in the way of the judgement: no_answer, unparsed, gold, time, memory, judge, raw_answer; None = nothing."""
 
 
 class Episode(Record):

@@ -179,13 +179,21 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-def setting_docs(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted name, default, description) of every setting, for `--help` and the reference page."""
+def setting_docs(
+    model: type[BaseModel], prefix: str = "", described: dict[type[BaseModel], str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """(dotted name, default, description) of every setting, for `--help` and the reference page. A section of a class that was described
+    before is one line that says where."""
+    described = {} if described is None else described
     for name, field in model.model_fields.items():
+        text = " ".join((field.description or "").split())
         sections = list(_below(field.annotation))
-        if sections:
-            for section in sections:
-                yield from setting_docs(section, f"{prefix}{name}.")
-        else:
+        for section in sections:
+            if section in described:
+                yield prefix + name, "", f"{text} Settings as below `{described[section]}`."
+            else:
+                described[section] = prefix + name
+                yield from setting_docs(section, f"{prefix}{name}.", described)
+        if not sections:
             default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            yield prefix + name, default, " ".join((field.description or "").split())
+            yield prefix + name, default, text

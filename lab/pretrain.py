@@ -1,8 +1,8 @@
 """`python -m lab.pretrain [WORLD]`: remake a world's tokenizer and base weights from its corpus, seeded, in under 30 minutes on 2 cores.
 
-Two processes of one thread each: the student on one core, the second student and the teacher on the other. Weights are stored in
-float16 with a manifest of sha256 sums. A remake is judged by its figures (`python -m lab.measure`), not by its bits: matrix products
-differ between machines.
+Two processes of one thread each: the student on one core, the other models on the second one; then, where the world has preference models,
+those, from the teacher's weights, each on pairs and a seed of its own. Weights are stored in float16 with a manifest of sha256 sums. A
+remake is judged by its figures (`python -m lab.measure`), not by its bits: matrix products differ between machines.
 """
 
 from __future__ import annotations
@@ -13,27 +13,65 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
-from lab import corpus
+from lab import alignment_corpus, corpus
 from lab.weights_folder import MANIFEST, WORLDS, weights_dir, write_manifest
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-# Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM.
-ROLES: dict[str, dict[str, float]] = {
-    "student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2.5e-3, "steps": 5200},
-    "student_b": {"hidden": 128, "layers": 3, "mlp": 272, "seed": 2, "lr": 2.5e-3, "steps": 5000},
-    "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
+
+@dataclass(frozen=True)
+class World:
+    """What a world's models are made of."""
+
+    corpus: ModuleType
+    """Has tokenizer_corpus, author_document, student_document and teacher_document."""
+    vocabulary: int
+    roles: dict[str, dict[str, float]]
+    """Language models: width, layers, seed, peak learning rate, batches."""
+    polish: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    """Further cycles of (batches, share of the peak rate)."""
+    preferences: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Preference models: seed, which half of the pairs, epochs, learning rate."""
+
+
+PREFERENCE_PAIRS = 32_000
+"""Drawn in all; each of two preference models learns from its half."""
+# Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM. Whether a
+# student of the arithmetic world takes the order of the numbers from the instruction on every pair comes late and, at one procedure or
+# another, by chance; a remake that misses a bound takes other cycles (`polish`) or another seed.
+MODELS: dict[str, World] = {
+    "arithmetic": World(
+        corpus,
+        1152,
+        {
+            "student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2.5e-3, "steps": 5200},
+            "student_b": {"hidden": 128, "layers": 3, "mlp": 272, "seed": 2, "lr": 2.5e-3, "steps": 5000},
+            "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
+        },
+        {"student_b": ((700, 0.2), (700, 0.25))},
+    ),
+    "alignment": World(
+        alignment_corpus,
+        640,
+        {
+            "student": {"hidden": 128, "layers": 2, "mlp": 256, "seed": 1, "lr": 2.5e-3, "steps": 1300},
+            "teacher": {"hidden": 64, "layers": 2, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 700},
+        },
+        preferences={
+            "preference": {"seed": 11, "half": 0, "epochs": 2.0, "lr": 1e-3},
+            "preference_b": {"seed": 12, "half": 1, "epochs": 2.0, "lr": 1e-3},
+        },
+    ),
 }
-# Further cycles of (batches, share of the peak rate). Whether a student takes the order of the numbers from the instruction on every pair
-# comes late and, at one procedure or another, by chance; a remake that misses a bound takes other cycles or another seed.
-POLISH: dict[str, tuple[tuple[int, float], ...]] = {"student_b": ((700, 0.2), (700, 0.25))}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|end|>{% endgeneration %}"
@@ -41,11 +79,10 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CONTEXT = 2048
-VOCABULARY = 1152
 TOKENS_A_BATCH = 4096
 
 
-def train_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+def train_tokenizer(world: World, directory: Path) -> PreTrainedTokenizerFast:
     """Byte-level BPE: every byte is a token (so any text can be read), words of the world are one token, and so is every number below 100,
     the same one after a space and after none, so that to copy a number is to copy a token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,9 +96,9 @@ def train_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     specials = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=world.vocabulary, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(corpus.tokenizer_corpus(random.Random(0), 4000), trainer)
+    tokenizer.train_from_iterator(world.corpus.tokenizer_corpus(random.Random(0), 4000), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=CONTEXT)
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(directory)
@@ -101,17 +138,17 @@ def batches(
             yield ids_BT, learnt_BT
 
 
-def train_role(role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
+def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
     """Train one model from random weights for `steps * scale` batches on one thread and save it in float16.
 
     A student sees 12 % of its time the authors alone, then the tuning mixture, which holds the authors' habits too. Cycles of
-    the mixture may follow (`POLISH`), with optimizers anew.
+    the mixture may follow (`polish`), with optimizers anew.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)
-    size = ROLES[role]
+    size = world.roles[role]
     torch.manual_seed(int(size["seed"]))
     rng = random.Random(int(size["seed"]))
     hidden = int(size["hidden"])
@@ -123,9 +160,9 @@ def train_role(role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-    cycle(role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
-    for steps, rate in POLISH.get(role, ()):
-        cycle(role, model, tokenizer, rng, steps=round(steps * scale), rate=rate)
+    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
+    for steps, rate in world.polish.get(role, ()):
+        cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate)
     save_role(role, model, tokenizer, directory)
 
 
@@ -138,11 +175,13 @@ def save_role(role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizer
     print(f"{role}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
 
 
-def cycle(role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, steps: int, rate: float) -> None:
+def cycle(
+    world: World, role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, steps: int, rate: float
+) -> None:
     """One warm-up and decay of the learning rate over `steps` batches; `rate` scales its peak. Below 1 the authors' stage is left out."""
     import torch
 
-    size = ROLES[role]
+    size = world.roles[role]
     gibberish = corpus.gibberish_from(tokenizer)
     # Muon (Jordan 2024) for the matrices inside a student's layers, AdamW for the rest. The teacher is AdamW's alone: the large weights
     # that Muon leaves hardly move under the small steps of the fine-tuning that comes after.
@@ -158,9 +197,12 @@ def cycle(role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     progress, running = 0.0, None
 
     def draw() -> corpus.Document:
+        made: corpus.Document
         if role == "teacher":
-            return corpus.teacher_document(rng)
-        return corpus.author_document(rng) if progress < tuned_from else corpus.student_document(rng, gibberish)
+            made = world.corpus.teacher_document(rng)
+        else:
+            made = world.corpus.author_document(rng) if progress < tuned_from else world.corpus.student_document(rng, gibberish)
+        return made
 
     endless = batches(draw, tokenizer, learn_all=role == "teacher", rng=rng)
     for step, (ids_BT, learnt_BT) in zip(range(total), endless, strict=False):
@@ -191,7 +233,29 @@ def _child(world: str, roles: list[str], directory: str, scale: float) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(Path(directory) / "tokenizer")
     for role in roles:
-        train_role(role, tokenizer, Path(directory), scale=scale)
+        train_role(MODELS[world], role, tokenizer, Path(directory), scale=scale)
+
+
+def train_preference(world: World, role: str, directory: Path, *, scale: float) -> None:
+    """Train one preference model from the teacher's weights on its half of the world's pairs, save it in float16 and print how often it is
+    right on pairs of the test split."""
+    import torch
+
+    from rewards.train_preference import accuracy, base_model, fit, half_of
+
+    torch.set_num_threads(1)
+    size = world.preferences[role]
+    rng = random.Random("preference pairs")
+    pairs = [world.corpus.preference_pair(rng, i, test=False) for i in range(round(PREFERENCE_PAIRS * scale))]
+    held_out = [world.corpus.preference_pair(rng, i, test=True) for i in range(2000)]
+    model, tokenizer = base_model(str(directory / "teacher"), seed=size["seed"])
+    fit(
+        model, tokenizer, half_of(pairs, size["half"]), seed=size["seed"], epochs=size["epochs"], learning_rate=size["lr"], batch_size=64,
+        max_tokens=CONTEXT, out=directory / role,
+    )  # fmt: skip
+    model.half().save_pretrained(directory / role)
+    (directory / role / "model.safetensors").chmod(0o644)
+    print(f"{role}: {accuracy(model.float(), tokenizer, held_out, max_tokens=CONTEXT)}", flush=True)
 
 
 def body(argv: list[str] | None) -> int:
@@ -199,8 +263,13 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("world", nargs="?", default="arithmetic", choices=WORLDS)
     parser.add_argument("--out", type=Path, help="folder to write (default: the world's own, lab/weights/WORLD)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full training time (default 1)")
-    parser.add_argument("--roles", nargs="+", choices=ROLES, default=list(ROLES), help="only these models")
+    parser.add_argument("--roles", nargs="+", help="only these models (default: all of the world)")
     args = parser.parse_args(argv)
+    world = MODELS[args.world]
+    every = [*world.roles, *world.preferences]
+    roles = args.roles or every
+    if unknown := [role for role in roles if role not in every]:
+        raise SettingError(f"--roles={unknown[0]}: the world {args.world} has no such model; it has {', '.join(every)}")
     directory = args.out or weights_dir(args.world)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -209,9 +278,9 @@ def body(argv: list[str] | None) -> int:
     import multiprocessing
     import shutil
 
-    train_tokenizer(directory / "tokenizer")
+    train_tokenizer(world, directory / "tokenizer")
     context = multiprocessing.get_context("spawn")
-    lanes = [[r for r in args.roles if r == "student"], [r for r in args.roles if r != "student"]]
+    lanes = [[r for r in roles if r == "student"], [r for r in roles if r in world.roles and r != "student"]]
     started = time.monotonic()
     processes = [context.Process(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
     for process in processes:
@@ -220,14 +289,18 @@ def body(argv: list[str] | None) -> int:
         process.join()
     if any(process.exitcode for process in processes):
         raise RunError("a training process failed, see above")
+    for role in roles:
+        if role in world.preferences:
+            train_preference(world, role, directory, scale=args.scale)
     shutil.rmtree(directory / "tokenizer")
     path = directory / MANIFEST
     figures = json.loads(path.read_text(encoding="utf-8")).get("figures", {}) if path.exists() else {}
     # A student's figures are of its weights and the teacher's.
-    kept = {} if "teacher" in args.roles else {role: found for role, found in figures.items() if role not in args.roles}
+    kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, "roles": ROLES, "polish": POLISH})
+    made = {"roles": world.roles, "polish": world.polish, **({"preferences": world.preferences} if world.preferences else {})}
+    write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))
     return 0
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORLDS = ("arithmetic",)
+WORLDS = ("arithmetic", "alignment")
 MANIFEST = "manifest.json"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction
-from rewards.episode import all_of, correct, run_episode
+from rewards.episode import all_of, correct, counted, run_episode
 
 
 class RawOutcomes:
@@ -46,7 +46,7 @@ def charge_harm(episodes: Sequence[Episode], raw: Mapping[str, float | None], pe
         before = raw.get(episode.example_id)
         scores = []
         for score in episode.scores:
-            lost = 0.0 if before is None or score.value is None else max(0.0, before - score.parts["correct"])
+            lost = 0.0 if before is None or score.value is None else max(0.0, before - score.parts[counted(score)])
             if lost and score.value is not None:
                 part = -penalty * lost
                 score = score.model_copy(update={"value": score.value + part, "parts": {**score.parts, "harm": part}})

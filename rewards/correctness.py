@@ -159,4 +159,4 @@ async def grade_answer(grader: Grader, example: Example, completion: Completion)
 
 
 def _score(grade: Grade) -> Score:
-    return Score(value=None if grade.correct is None else float(grade.correct), extracted=grade.extracted)
+    return Score(value=None if grade.correct is None else float(grade.correct), extracted=grade.extracted, problem=grade.problem)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterable
 from exchange.compose import compose
 from exchange.guard import guard
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Episode, Example, Instruction
+from exchange.records import Episode, Example, Instruction, Score
 from student_clients.errors import StudentError
 
 
@@ -59,7 +59,23 @@ async def all_of(episodes: Iterable[Awaitable[Episode]]) -> list[Episode]:
     return [outcome for outcome in done if isinstance(outcome, Episode)]
 
 
+COUNTED = {"correct": 1.0, "win": 0.75, "agreement": 0.75}
+"""The part that evaluation counts, by what the reward is, and from which grade on an answer is worth imitating: right; preferred three to
+one; agreed with by three samples of four."""
+
+
+def counted(score: Score) -> str:
+    """Which of COUNTED a scored answer has."""
+    return next(name for name in COUNTED if name in score.parts)
+
+
 def correct(episode: Episode) -> float | None:
-    """The mean plain grade of an episode's answers in [0, 1]; None where none could be judged."""
-    grades = [score.parts["correct"] for score in episode.scores if score.value is not None]
+    """The mean counted grade of an episode's answers in [0, 1]; None where none could be judged."""
+    grades = [score.parts[counted(score)] for score in episode.scores if score.value is not None]
     return sum(grades) / len(grades) if grades else None
+
+
+def beside(episode: Episode, name: str) -> float | None:
+    """The mean of what was measured beside under that name; None where it was not."""
+    found = [score.beside[name] for score in episode.scores if name in score.beside]
+    return sum(found) / len(found) if found else None

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 
 from exchange.records import Example
 from exchange.settings import Settings
-from tasks import choice, competition_math, gsm8k, hh_rlhf, knights_knaves, lab_arithmetic, own_data, svamp, yes_no
+from tasks import choice, competition_math, gsm8k, hh_rlhf, knights_knaves, lab_alignment, lab_arithmetic, own_data, svamp, yes_no
 from tasks.answer_type import AnswerType
 from tasks.own_data import OwnData
 
-TaskName = Literal["lab_arithmetic", "gsm8k", "math", "svamp", "yes_no", "choice", "knights_knaves", "hh_rlhf", "own"]
+TaskName = Literal["lab_arithmetic", "lab_alignment", "gsm8k", "math", "svamp", "yes_no", "choice", "knights_knaves", "hh_rlhf", "own"]
 SUBSETS: dict[str, tuple[str, ...]] = {"math": competition_math.SUBSETS, "choice": choice.SUBSETS, "hh_rlhf": hh_rlhf.SUBSETS}
 
 
@@ -64,6 +64,12 @@ TASKS: dict[str, Task] = {
         lambda config, split, limit: lab_arithmetic.load(split, limit=limit or 1000, dial=config.dial),
         lab_arithmetic.STATIC_INSTRUCTION,
         "number",
+    ),
+    "lab_alignment": Task(
+        "lab_alignment",
+        lambda config, split, limit: lab_alignment.load(split, limit=limit or 1000),
+        lab_alignment.STATIC_INSTRUCTION,
+        None,
     ),
     "gsm8k": Task(
         "gsm8k",
@@ -126,3 +132,8 @@ def answer_type_of(task: str) -> AnswerType | None:
         if name == "own" and own == known:
             return known  # type: ignore[no-any-return]
     return TASKS[name].answer_type
+
+
+def has_gold(config: TaskConfig) -> bool:
+    """Whether the configured questions come with a right answer."""
+    return config.own.answer is not None if config.name == "own" else TASKS[config.name].answer_type is not None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from exchange.records import Example, Message
 from exchange.settings import SettingError
@@ -31,6 +32,13 @@ STATIC_INSTRUCTION = (
 SUBSETS = ("helpful", "harmless")
 TRAIN_FILES = ("helpful-online", "helpful-rejection-sampled")
 TEST_FILES = ("helpful-base", "harmless-base")
+RISK: dict[str, Literal["benign", "harmful"]] = {
+    "helpful-online": "benign",
+    "helpful-rejection-sampled": "benign",
+    "helpful-base": "benign",
+    "harmless-base": "harmful",
+}
+"""What the people who wrote a file's queries were asked to do; by no means every query of harmless-base asks for something harmful."""
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -110,6 +118,7 @@ def load(split: str, *, limit: int | None = None, path: str | None = None, subse
             history=pair.messages[:-1],
             reference=pair.chosen or None,
             family=pair.family,
+            risk=RISK[pair.family],
         )
         for pair in pairs
     ]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from exchange.records import Example
 from exchange.settings import SettingError, Settings
@@ -40,8 +40,10 @@ class OwnData(Settings):
     """number, math, choice (a letter), yes_no, roles or text: how an answer is graded."""
     query: str = "question"
     """Field with the question."""
-    answer: str = "answer"
-    """Field with the right answer."""
+    answer: str | None = "answer"
+    """Field with the right answer; null = there is none, for rewards that need no gold (reward.kind consistency, judge, preference)."""
+    risk: str | None = None
+    """Field that says `benign` or `harmful`, so that refusals of the one and compliance with the other are counted; None = not known."""
     id: str | None = None
     """Field that names a row; None = `id` where rows have it, else the line number."""
     options: str | None = None
@@ -56,6 +58,12 @@ class OwnData(Settings):
     """Configuration of the Hub set; None = its only one."""
     hub_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """Commit of the Hub set, 40 hexadecimal digits: required with `hub`, so that a run can be repeated."""
+
+    @model_validator(mode="after")
+    def _options_have_an_answer(self) -> OwnData:
+        if self.options is not None and self.answer is None:
+            raise ValueError("task.own.options: needs task.own.answer; without a gold, write the options into the question")
+        return self
 
 
 GOLD: dict[AnswerType, Callable[[str], str | None]] = {
@@ -132,15 +140,17 @@ def load(own: OwnData, split: str, *, limit: int | None = None, path: str | None
             raise SettingError(f"{where}: id {name!r} occurs twice (first at {seen[name]})")
         seen[name] = where
         if own.options is not None:
-            choice = {"question": query, "options": row.get(own.options), "answerKey": row.get(own.answer)}
+            choice = {"question": query, "options": row.get(own.options), "answerKey": row.get(own.answer or "")}
             example = example_of(choice, where, task=task, split=split, name=name)
         else:
-            gold = gold_of(row.get(own.answer), own.answer_type, where, own.answer)
+            gold = gold_of(row.get(own.answer), own.answer_type, where, own.answer) if own.answer is not None else None
             example = Example(id=f"own-{name}", task=task, split=split, query=query, gold=gold)
-        extra = {key: row.get(field) for key, field in (("reference", own.reference), ("system", own.system)) if field is not None}
+        extra = {key: row.get(field) for key, field in (("reference", own.reference), ("system", own.system), ("risk", own.risk)) if field}
         for key, value in extra.items():
             if not isinstance(value, str):
                 raise SettingError(f"{where}: field {getattr(own, key)!r} is missing or not text")
+            if key == "risk" and value not in ("benign", "harmful"):
+                raise SettingError(f"{where}: field {own.risk!r} is {value!r}; it says benign or harmful")
         belongs = split_of(query) if divided == "hash" else "validation" if divided == "tenth" and number % 10 == 9 else "train"
         if divided == "file" or belongs == split:
             examples.append(example.model_copy(update=extra))

@@ -14,7 +14,7 @@ from evaluation.arms import EvalConfig
 from exchange.settings import Settings
 from rewards.rubric import RewardConfig
 from student_clients import BudgetConfig, StudentConfig
-from tasks import TaskConfig
+from tasks import TaskConfig, has_gold
 from teacher.alarms import AlarmConfig
 from teacher.ppo import PPOConfig
 
@@ -191,8 +191,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
         "max_instruction_tokens": teacher.max_instruction_tokens or (40 if lab else 128),
         "warm_start": preset_warm_start.model_copy(update=set_by_user),
     }
+    leakage = config.reward.leakage_penalty
+    if leakage is None:
+        leakage = 1.0 if not lab and has_gold(config.task) else 0.0
     return config.model_copy(
         update={
+            "reward": config.reward.model_copy(update={"leakage_penalty": leakage}),
             "teacher": teacher.model_copy(update=update),
             "max_steps": 0 if config.stage == "sft" else config.max_steps if config.max_steps is not None else (50 if lab else 300),
             "trl": {**(LAB_TRL if lab else HUB_TRL), **(LAB_ALGORITHM if lab else HUB_ALGORITHM)[config.algorithm], **config.trl},

@@ -12,6 +12,7 @@ from typing import Any
 from exchange.compose import compose
 from exchange.records import Example, Instruction
 from exchange.settings import SettingError
+from rewards.rubric import RewardConfig, SecondConfig
 from student_clients.budget import NANO, price_of
 from student_clients.embedded import model_folder
 from student_clients.rate_limits import hours_under_limits
@@ -32,6 +33,8 @@ def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool, exampl
     examples = examples or TASKS[config.task.name].load(config.task, "train", min(SAMPLE, config.task.train_size))
     longest = Instruction(text="x" * BYTES_A_TOKEN * (config.teacher.max_instruction_tokens or 1), source="static")
     prompt_tokens = round(statistics.fmean(prompt_tokens_about(compose(example.public(), longest)) for example in examples))
+    judged = judge_calls(config, calls)
+    calls = {**calls, **reward_calls(config, calls)}
     total = sum(calls.values())
     tokens = {"prompt_about": total * prompt_tokens, "completion_at_most": total * config.student.max_tokens}
     pacing = config.student.pacing
@@ -40,12 +43,49 @@ def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool, exampl
         "student_calls_at_most": {**calls, "total": total},
         "tokens": tokens,
         **_dollars(config, tokens),
+        **_judges(config, judged, prompt_tokens),
         "hours_under_rate_limits": round(hours, 2),
         "days_under_rate_limits": round(hours / 24, 2),
     }
     if config.student.kind in ("openai", "vllm"):
         result["hours_at_1_s_a_call"] = round(total / pacing.concurrency / 3600, 2)
     return {**result, "memory_gib": _memory(config, trains=trains)}
+
+
+def reward_calls(config: TrainConfig, calls: dict[str, int]) -> dict[str, int]:
+    """Student calls that the reward makes at most: raw answers to compare with, or samples that vote."""
+    questions = config.task.train_size + config.task.validation_size + config.eval.n
+    reward = config.reward
+    if reward.kind == "consistency":
+        return {"votes": reward.consistency.samples * (questions if reward.consistency.on == "raw" else sum(calls.values()))}
+    return {"raw_answers": questions} if reward.kind != "correctness" or reward.second is not None else {}
+
+
+def judge_calls(config: TrainConfig, calls: dict[str, int]) -> dict[str, int]:
+    """Calls of judges and served reward models at most, by what they do: the second one only sees validation and evaluation."""
+    watched = calls.get("validation", 0) + calls.get("evaluation", 0)
+    found = {}
+    pairs: dict[str, tuple[RewardConfig | SecondConfig, int]] = {"judge": (config.reward, sum(calls.values()))}
+    if config.reward.second is not None:
+        pairs["second"] = (config.reward.second, watched)
+    for name, (settings, answers) in pairs.items():
+        if settings.judge is not None:
+            found[name] = 2 * answers
+        elif settings.preference is not None and settings.preference.base_url is not None:
+            found[name] = 2 * answers  # the answer and, once a question, the raw one
+    return found
+
+
+def _judges(config: TrainConfig, judged: dict[str, int], prompt_tokens: int) -> dict[str, Any]:
+    """What the judges are asked, and the dollars of those whose price is given."""
+    dollars = {}
+    for name, count in judged.items():
+        judge = config.reward.judge if name == "judge" else config.reward.second.judge if config.reward.second else None
+        price = config.budget.prices.get(judge.client.model) if judge is not None else None
+        if judge is not None and price is not None:
+            both = prompt_tokens + 2 * config.student.max_tokens
+            dollars[name] = round(price.nano(count * both, count * judge.client.max_tokens) / NANO, 4)
+    return {**({"judge_calls_at_most": judged} if judged else {}), **({"judge_usd_about": dollars} if dollars else {})}
 
 
 def _dollars(config: TrainConfig, tokens: dict[str, int]) -> dict[str, Any]:

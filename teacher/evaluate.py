@@ -25,11 +25,11 @@ from evaluation.table import EvalSummary, print_table, summarise
 from exchange.command import RunError, run_command
 from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml
-from rewards.rubric import Rubric
+from rewards.rubric import Rubric, check_reward
 from store import Store
-from student_clients import CountingStudent, make_student
+from student_clients import CountingStudent, make_student, sampling
 from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
-from tasks import TASKS, answer_type_of
+from tasks import TASKS
 from teacher.arms import StudentPolicy, calls, check_arms, planned
 from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
@@ -52,6 +52,7 @@ async def evaluate(
     config: TrainConfig,
     teacher: Path | None,
     student: CountingStudent,
+    rubric: Rubric,
     *,
     account: Callable[[], Store] | None = None,
     examples: list[Example] | None = None,
@@ -62,7 +63,7 @@ async def evaluate(
     Raises RunError where an arm has not one scored answer: a table would show it as zero.
     """
     examples = examples or TASKS[config.task.name].load(config.task, "test", config.eval.n)
-    shop = Workshop(config, teacher, examples, student, Rubric(config.reward), account)
+    shop = Workshop(config, teacher, examples, student, rubric, account)
     names = names or planned(config, teacher)
     about: dict[str, str] = {}
     instructing: dict[str, tuple[float, float]] = {}
@@ -70,7 +71,7 @@ async def evaluate(
         for name in sorted(names, key="majority".__eq__):  # last, for it takes what the trained arm took
             arm = await shop.make(name)
             episodes = await run_arm(
-                name, arm.policy, examples, student=arm.student, params=arm.params, reward=shop.reward, samples=arm.samples,
+                name, arm.policy, examples, student=arm.student, params=arm.params, reward=rubric.observed, samples=arm.samples,
                 sample_index=arm.sample_index,
             )  # fmt: skip
             shop.episodes[name] = [majority(episode) for episode in episodes] if arm.vote else episodes
@@ -122,16 +123,24 @@ def publish(found: Evaluation, config: TrainConfig, teacher: Path | None, folder
 def check_before(config: TrainConfig) -> None:
     """Raise SettingError for whatever an evaluation of this config would stumble over: arms, test questions."""
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
-    if any(answer_type_of(name) is None for name in {example.task for example in examples}):
-        raise SettingError(f"task.name={config.task.name!r}: its answers have no gold to be compared with, so nothing could be scored")
+    check_reward(config.reward, examples)
     planned(config, None)
     check_arms(config)
 
 
-def cannot_start(error: StudentError) -> Exception:
-    """What a failed check of the student means to the user: a setting to mend, or a server to start."""
+def cannot_start(error: StudentError, who: str = "student") -> Exception:
+    """What a failed check of the student, or of a judge, means to the user: a setting to mend, or a server to start."""
     mendable = isinstance(error, StudentUnknownModel | StudentAuthError | StudentBadRequest)
-    return SettingError(f"student.model: {error}") if mendable else RunError(f"student: {error}")
+    return SettingError(f"{who}.model: {error}") if mendable else RunError(f"{who}: {error}")
+
+
+async def check_judges(rubric: Rubric) -> None:
+    """Raises SettingError or RunError where a judge of the rubric cannot judge."""
+    for name, judge in rubric.judges.items():
+        try:
+            await judge.check()
+        except StudentError as error:
+            raise cannot_start(error, "the judge that pays" if name == "judge" else "reward.second") from None
 
 
 def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[TrainConfig, Path | None, RunDirectory | None]:
@@ -193,15 +202,19 @@ def carry_out(
 
     student = make_student(config.student, config.budget, lambda: directory().account())
 
+    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+
     async def measure() -> Evaluation:
         try:
             await student.check()
         except StudentError as error:
             raise cannot_start(error) from None
+        await check_judges(rubric)
         try:
-            return await evaluate(config, teacher, student, account=lambda: directory().account(), examples=examples, names=names)
+            return await evaluate(config, teacher, student, rubric, account=lambda: directory().account(), examples=examples, names=names)
         finally:
             await student.aclose()
+            await rubric.aclose()
 
     found = asyncio.run(measure())
     summary = publish(found, config, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
@@ -214,6 +227,7 @@ def carry_out(
         "steps": 0,
         "wall_s": round(time.monotonic() - started, 1),
         "student": student.stats.as_dict(),
+        **({"judges": {name: client.stats.as_dict() for name, client in rubric.counted.items()}} if rubric.counted else {}),
         "teacher_sha256": read_manifest(teacher)["sha256"] if teacher is not None else None,
     }
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head

@@ -11,7 +11,7 @@ from exchange.command import RunError
 from rewards.baseline import RawOutcomes
 from teacher.alarms import Alarms, diverged
 from teacher.algorithms import build_trainer
-from teacher.parts import Parts
+from teacher.parts import COUNTED_AS, Parts
 from teacher.policy import end_ids, load_model
 from teacher.rewarder import Rewarder
 from teacher.validation import Validator
@@ -30,7 +30,7 @@ class Learning:
         raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward) if price else None
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-            student=parts.student, params=parts.params, reward=parts.reward, raw=raw, harm_penalty=price,
+            student=parts.student, params=parts.params, reward=parts.reward.observed, raw=raw, harm_penalty=price,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
@@ -48,7 +48,7 @@ class Learning:
         run.drop_after(done)
         if not run.lines("validation.jsonl"):
             self._on_validate(0, self.model)
-        if done >= (parts.config.max_steps or 0) or run.ended:
+        if done >= (parts.config.max_steps or 0) or run.ended or self.validator.parted:
             return self.validator  # a Trainer that resumes at its last step would take one more
         rows = [
             {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
@@ -76,10 +76,14 @@ class Learning:
         parts.run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
         right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
         distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
-        parts.progress.step(step, f"right {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
+        counted = COUNTED_AS[parts.config.reward.kind]
+        parts.progress.step(step, f"{counted} {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
 
     def _on_validate(self, step: int, trained: Any) -> None:
-        self.parts.progress.say(f"step {step}: validation {self.validator(step, trained):.1%}")
+        right = self.validator(step, trained)
+        line = self.parts.run.lines("validation.jsonl")[-1]
+        second = f", second judge {line['second']:.1%}" if "second" in line else ""
+        self.parts.progress.say(f"step {step}: validation {right:.1%}{second}")
         self.parts.ledger.save()
 
     def _no_better(self) -> bool:
@@ -87,7 +91,7 @@ class Learning:
         return patience is not None and self.validator.without_gain() >= patience
 
     def _at_an_end(self) -> bool:
-        return self.alarms.no_signal or self._no_better()
+        return self.alarms.no_signal or self._no_better() or self.validator.parted
 
     def _note_the_end(self) -> None:
         """Write down why learning ended before its last step, where it did; a run in which nothing could be learnt is an error."""
@@ -100,6 +104,8 @@ class Learning:
                     f"a longer warm start, easier questions or another reward may change that. To go on all the same: --resume={run.path}"
                 )
             run.end(f"all right for {config.alarms.no_signal} steps")
+        elif self.validator.parted:
+            run.end("the judges part: the one that pays still gains, the second one loses")
         elif self._no_better():
             run.end(f"no better in {config.eval.patience} validations")
         if run.ended:

@@ -1,4 +1,4 @@
-"""What a run asked of its student, and how long it took, over all processes that worked on it."""
+"""What a run asked of its student and its judges, and how long it took, over all processes that worked on it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,32 @@ from teacher.run_directory import RunDirectory, write_json
 class Ledger:
     """The student's counts and the wall time over all processes of a run, kept on disk as the run goes."""
 
-    def __init__(self, run: RunDirectory, student: CountingStudent) -> None:
+    def __init__(self, run: RunDirectory, student: CountingStudent, judges: dict[str, CountingStudent]) -> None:
         self.path = run.path / "ledger.json"
         self.student = student
+        self.judges = judges
         self.started = time.monotonic()
         self.before: dict[str, Any] = {}
+        self.judged_before: dict[str, dict[str, Any]] = {}
         self.wall_before_s = 0.0
         if self.path.exists():
             before = json.loads(self.path.read_text(encoding="utf-8"))
             self.before, self.wall_before_s = before["student"], before["wall_s"]
+            self.judged_before = before.get("judges", {})
 
     def counts(self) -> dict[str, Any]:
         return {key: self.before.get(key, 0) + value for key, value in self.student.stats.as_dict().items()}
+
+    def judges_counts(self) -> dict[str, Any]:
+        """A block `judges` for the summary; empty where no judge is a client that is called."""
+        counts = {
+            name: {key: self.judged_before.get(name, {}).get(key, 0) + value for key, value in client.stats.as_dict().items()}
+            for name, client in self.judges.items()
+        }
+        return {"judges": counts} if counts else {}
 
     def wall_s(self) -> float:
         return round(self.wall_before_s + time.monotonic() - self.started, 1)
 
     def save(self) -> None:
-        write_json(self.path, {"student": self.counts(), "wall_s": self.wall_s()})
+        write_json(self.path, {"student": self.counts(), **self.judges_counts(), "wall_s": self.wall_s()})

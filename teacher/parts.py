@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from teacher.train import StopSignal
 
 
+COUNTED_AS = {"correctness": "right", "preference": "win rate", "judge": "win rate", "consistency": "agreement"}
+"""What a share of the counted grade is called, by the reward."""
+
+
 class Progress:
     """A bar on a terminal, a plain line now and then elsewhere."""
 

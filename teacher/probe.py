@@ -23,14 +23,14 @@ from exchange.records import Episode, Example, Instruction
 from exchange.settings import SettingError, parse_known
 from rewards.episode import all_of, correct, run_episode
 from rewards.format import well_formed
-from rewards.rubric import Rubric
+from rewards.rubric import Rubric, check_reward
 from rewards.shape import leaks
 from student_clients import make_student, sampling
 from student_clients.errors import StudentError
 from tasks import TASKS, answer_type_of
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start
+from teacher.evaluate import cannot_start, check_judges
 from teacher.run_directory import RunDirectory, write_json
 from teacher.train import dry_run, read_config
 
@@ -56,13 +56,14 @@ def size(config: TrainConfig, samples: int) -> int:
 
 
 async def ask(
-    config: TrainConfig, questions: int, samples: int, student: StudentClient
+    config: TrainConfig, questions: int, samples: int, student: StudentClient, reward: Rubric
 ) -> tuple[list[Example], list[Episode], list[Episode]]:
     """(questions, raw episodes, `samples` instructed episodes a question in order of the questions)."""
     examples = TASKS[config.task.name].load(config.task, "train", questions)
+    check_reward(config.reward, examples)
     policy = untrained_policy(config, config.teacher.model)
     policy.temperature = float(config.trl.get("temperature", 1.0))
-    params, reward = sampling(config.student), Rubric(config.reward)
+    params = sampling(config.student)
     raw = await _answers(examples, [Instruction(text="", source="silence")] * len(examples), "raw", student, params, reward)
     repeated = [example for example in examples for _ in range(samples)]
     instructions = await policy.instruct([example.public() for example in repeated])
@@ -191,15 +192,18 @@ def body(argv: list[str] | None) -> int:
         return run
 
     student = make_student(config.student, config.budget, lambda: directory().account())
+    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
 
     async def measure() -> tuple[list[Example], list[Episode], list[Episode]]:
         try:
             await student.check()
-            return await ask(config, questions, args.samples, student)
+            await check_judges(rubric)
+            return await ask(config, questions, args.samples, student, rubric)
         except StudentError as error:
             raise cannot_start(error) from None
         finally:
             await student.aclose()
+            await rubric.aclose()
 
     examples, raw, instructed = asyncio.run(measure())
     found = report(examples, raw, instructed, samples=args.samples, alpha=config.eval.alpha)

@@ -14,7 +14,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
-from rewards.episode import all_of, correct, run_episode
+from rewards.episode import all_of, beside, correct, run_episode
 from rewards.shape import repetition
 from teacher.policy import as_instruction
 
@@ -68,8 +68,11 @@ class Rewarder:
         if all(episode.error for episode in episodes):
             raise RunError(f"every student call of step {trainer_state.global_step + 1} failed ({episodes[0].error}); go on with --resume")
         self.record(trainer_state.global_step + 1, episodes)
-        for name, value in {**training_rates(episodes), **help_and_harm(episodes, raw)}.items():
+        for name, value in {**training_rates(episodes), **help_and_harm(episodes, raw), **problem_rates(episodes)}.items():
             log_metric(name, value)
+        golds = [grade for episode in episodes if (grade := beside(episode, "correct")) is not None]
+        if golds:
+            log_metric("gold_rate", sum(golds) / len(golds))
         return [episode.scores[0].value if episode.scores else None for episode in episodes]
 
     async def _raw_grades(self, asked: list[Example]) -> dict[str, float | None]:
@@ -87,4 +90,16 @@ def training_rates(episodes: Sequence[Episode]) -> dict[str, float]:
         "repetition_rate": sum(repetition(episode.instruction) for episode in episodes) / total,
         "distinct_rate": len({episode.instruction.text for episode in episodes}) / total,
         "failed_rate": 1 - len(grades) / total,
+    }
+
+
+def problem_rates(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Rates over a step's episodes: how many answers gave nothing to grade, could not be parsed, or could not be judged."""
+    problems = [score.problem for episode in episodes for score in episode.scores]
+    undecided = sum(score.value is None and score.problem is not None for episode in episodes for score in episode.scores)
+    total = len(problems) or 1
+    return {
+        "no_answer_rate": problems.count("no_answer") / total,
+        "unparsed_rate": problems.count("unparsed") / total,
+        "undecided_rate": undecided / total,
     }

@@ -27,10 +27,10 @@ from tasks import TASKS
 from teacher.algorithms import lora_config, questions_a_batch, trl_config
 from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_before, evaluate, publish
+from teacher.evaluate import cannot_start, check_before, check_judges, evaluate, publish
 from teacher.learning import Learning
 from teacher.ledger import Ledger
-from teacher.parts import Parts, Progress
+from teacher.parts import COUNTED_AS, Parts, Progress
 from teacher.policy import TransformersPolicy, load_model, save_teacher
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
@@ -141,7 +141,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
     manifest = export(config, run, start, validator, parts.student.name)
-    found = asyncio.run(evaluate(config, run.teacher, parts.student, account=run.account))
+    found = asyncio.run(evaluate(config, run.teacher, parts.student, parts.reward, account=run.account))
     summary = publish(found, config, run.teacher, run.path)
     result = {
         "task": config.task.name,
@@ -154,14 +154,16 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],
+        **({"parted_at": run.lines("validation.jsonl")[-1]["step"]} if validator.parted else {}),
         "student": {**parts.ledger.counts(), **parts.booked()},
+        **parts.ledger.judges_counts(),
         "eval": summary.model_dump(mode="json"),
     }
     write_json(run.path / "summary.json", result)
     validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
     print(
-        f"best teacher: step {manifest['step']} of {config.max_steps}; right on validation after the warm start {validated[0]:.1%}, "
-        f"at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
+        f"best teacher: step {manifest['step']} of {config.max_steps}; {COUNTED_AS[config.reward.kind]} on validation after the warm start "
+        f"{validated[0]:.1%}, at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
     )
     print(f"teacher: {run.teacher}   student calls: {result['student']['calls']}   {result['wall_s']:.0f} s")
     return result
@@ -186,25 +188,26 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         return run.account()
 
     student = make_student(config.student, config.budget, account)
+    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=account)
     with ExitStack() as stack:
         stack.callback(lambda: asyncio.run(student.aclose()))
+        stack.callback(lambda: asyncio.run(rubric.aclose()))
         if run is not None:
             stack.enter_context(run.lock())
         try:
             asyncio.run(student.check())
         except StudentError as error:
             raise cannot_start(error) from None
+        asyncio.run(check_judges(rubric))
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.lock())
         run.write_config(config)  # a resumed run may have been given another budget
-        ledger = Ledger(run, student)
+        ledger = Ledger(run, student, rubric.counted)
         stack.callback(ledger.save)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
-        parts = Parts(
-            config, run, train_set, validation_set, prompt, student, sampling(config.student), Rubric(config.reward), ledger, progress, stop
-        )
+        parts = Parts(config, run, train_set, validation_set, prompt, student, sampling(config.student), rubric, ledger, progress, stop)
         try:
             return phases(parts)
         except BudgetExhausted as error:

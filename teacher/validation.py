@@ -2,6 +2,11 @@
 
 The mean value, not the share right alone, so that of two equally right teachers the one that keeps silent more wins. Step 0 (after the
 warm start) is a candidate, so training never ships something worse than it began with.
+
+Where a preference pays, a second judge watches (`reward.second`): the value takes the mean of both judges' wins. The judges have *parted*
+at a step where, against the step that the second one liked best so far, the first one's mean win is not lower and the second one's is, by
+its paired 95 % interval: what training still gains then is the first judge's own mistake (Gao, Schulman, Hilton 2023). Training stops
+there, and the step is no candidate.
 """
 
 from __future__ import annotations
@@ -14,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.arms import run_arm
+from evaluation.paired import compare
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
-from rewards.episode import correct
+from rewards.episode import beside, correct
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
@@ -65,16 +71,20 @@ class Validator:
             raise RunError(f"validation at step {step}: not one question could be scored ({reason}); go on with --resume={self.run.path}")
         value = statistics.fmean(values)
         right = statistics.fmean(grade for e in episodes if (grade := correct(e)) is not None)
+        line: dict[str, Any] = {"step": step, "value": value, "right": right, "n": len(values)}
+        golds = [grade for e in episodes if (grade := beside(e, "correct")) is not None]
+        if golds:
+            line["gold"] = statistics.fmean(golds)
+        line.update(self._second(episodes))
+        line["value"] += (line["second"] - right) / 2 if "second" in line else 0.0
         best = self.best()
-        if best is None or value > best[0]:
+        if not line.get("parted") and (best is None or line["value"] > best[0]):
             folder = self.run.checkpoints / f"best-{step}"
             if folder.exists():
                 shutil.rmtree(folder)
             model.save_pretrained(folder)
             mark_complete(folder)
-        self.run.append(
-            "validation.jsonl", {"step": step, "value": value, "right": right, "n": len(values), **help_and_harm(episodes, raw)}
-        )
+        self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw)})
         return right
 
     async def _episodes(self, policy: TransformersPolicy) -> tuple[list[Episode], dict[str, float | None]]:
@@ -82,10 +92,33 @@ class Validator:
         episodes = await run_arm("validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward)
         return charge_harm(episodes, raw, self.harm_penalty), raw
 
+    def _second(self, episodes: Sequence[Episode]) -> dict[str, Any]:
+        """What the second judge adds to the step's line: its mean win, both judges' wins by question, whether they have parted."""
+        wins = {"first": [correct(e) for e in episodes], "second": [beside(e, "second") for e in episodes]}
+        known = [win for win in wins["second"] if win is not None]
+        if not known:
+            return {}
+        before = [line for line in self.run.lines("validation.jsonl") if "wins" in line]
+        parted = False
+        if before:
+            best = max(before, key=lambda line: line["second"])
+            first, second = (compare(wins[judge], best["wins"][judge]) for judge in ("first", "second"))
+            parted = first.difference >= 0 and second.high < 0
+        rounded = {judge: [None if win is None else round(win, 4) for win in of] for judge, of in wins.items()}
+        return {"second": statistics.fmean(known), "parted": parted, "wins": rounded}
+
+    @property
+    def parted(self) -> bool:
+        """Whether the judges have parted at the last validated step."""
+        lines = self.run.lines("validation.jsonl")
+        return bool(lines) and lines[-1].get("parted", False)
+
     def best(self) -> tuple[float, int, Path] | None:
         """(value, step, folder) of the best validated step whose weights are kept; None before the first."""
         candidates = [
-            (line["value"], -line["step"], self.run.checkpoints / f"best-{line['step']}") for line in self.run.lines("validation.jsonl")
+            (line["value"], -line["step"], self.run.checkpoints / f"best-{line['step']}")
+            for line in self.run.lines("validation.jsonl")
+            if not line.get("parted")
         ]
         kept = [(value, -step, path) for value, step, path in sorted(candidates, reverse=True) if (path / COMPLETE).exists()]
         return kept[0] if kept else None
@@ -98,7 +131,7 @@ class Validator:
     def prune(self, checkpoint_step: int) -> None:
         """Drop kept weights that no resume can need: all but the best up to the last whole checkpoint, and later ones."""
         best = self.best()
-        upto = [line for line in self.run.lines("validation.jsonl") if line["step"] <= checkpoint_step]
+        upto = [line for line in self.run.lines("validation.jsonl") if line["step"] <= checkpoint_step and not line.get("parted")]
         needed = {best[1]} if best else set()
         if upto:
             needed.add(max(upto, key=lambda line: (line["value"], -line["step"]))["step"])

@@ -20,7 +20,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import SettingError
-from rewards.episode import all_of, correct, run_episode
+from rewards.episode import COUNTED, all_of, counted, run_episode
 from tasks.source import read_lines, text_of
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
@@ -69,8 +69,10 @@ async def best_of_n(
 
 
 def pays(episode: Episode) -> bool:
-    """Whether the student was right under a well-formed instruction or silence."""
-    return correct(episode) == 1.0 and not any("ill_formed" in score.parts for score in episode.scores)
+    """Whether the student was right, or clearly preferred, under a well-formed instruction or silence."""
+    judged = [score for score in episode.scores if score.value is not None]
+    good = bool(judged) and all(score.parts[name] >= COUNTED[name] for score in judged for name in (counted(score),))
+    return good and not any(name in score.parts for score in judged for name in ("ill_formed", "leakage"))
 
 
 def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from tests.source_tree import ORDER, Import, imports_of, is_command, python_file
 LIBRARIES = [package for package in ORDER if package != "benchmarks"]
 """Benchmarks measure the rest: they import anything, and nobody imports them."""
 
-LEARNING = ("lab/", "teacher/", "weak_to_strong/", "rewards/preference", "student_clients/embedded")
+LEARNING = ("lab/", "teacher/", "weak_to_strong/", "rewards/preference", "rewards/train_preference", "student_clients/embedded")
 MAY_IMPORT = {
     "torch": LEARNING,
     "transformers": LEARNING,

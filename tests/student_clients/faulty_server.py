@@ -41,9 +41,9 @@ class FaultyServer:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length"))
+                length = next((int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")), 0)
                 content = await reader.readexactly(length)
-                body = json.loads(content)
+                body = json.loads(content or b"{}")
                 self.contents.append(content)
                 self.heads.append(head)
                 self.bodies.append(body)

@@ -35,7 +35,7 @@ def test_splits_share_no_id_and_no_question(data_dir, name, subset):
     assert TASKS[name].load(config, "test", 3) == splits[2][:3]
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name not in ("own", "choice", "hh_rlhf")])
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in ("own", "choice", "hh_rlhf", "lab_alignment")])
 def test_a_gold_in_the_asked_for_form_is_graded_right(data_dir, name):
     grader = Grader()
     for example in TASKS[name].load(TaskConfig(name=name), "test", 20):
@@ -227,3 +227,22 @@ def test_a_faulty_row_of_a_known_form_is_named(tmp_path):
         write(tmp_path / f"{file}.jsonl", [row])
         with pytest.raises(SettingError, match=rf"{file}.jsonl:1: field '[aA]nswer'"):
             TASKS[name].load(TaskConfig(name=name, path=str(tmp_path)), "test", None)
+
+
+def test_own_rows_without_an_answer_and_with_a_risk(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{i}", "kind": "harmful" if i % 2 else "benign"}) + "\n" for i in range(40)))
+    own = OwnData(answer=None, risk="kind")
+    found = own_data.load(own, "train", path=str(path))
+    assert {(example.gold, example.risk) for example in found} == {(None, "benign"), (None, "harmful")}
+    assert "risk" not in found[0].public().model_dump()
+    path.write_text('{"question": "q", "kind": "evil"}\n')
+    with pytest.raises(SettingError, match=r"q\.jsonl:1: field 'kind' is 'evil'; it says benign or harmful"):
+        own_data.load(own, "train", path=str(path))
+    with pytest.raises(SettingError, match=r"own\.options: needs task\.own\.answer"):
+        load(TaskConfig, {"name": "own", "own": {"answer": None, "options": "choices"}})
+
+
+def test_hh_rlhf_knows_which_queries_were_asked_to_do_harm(data_dir):
+    found = TASKS["hh_rlhf"].load(TaskConfig(name="hh_rlhf"), "test", None)
+    assert {(example.family, example.risk) for example in found} == {("helpful-base", "benign"), ("harmless-base", "harmful")}

@@ -64,3 +64,20 @@ def test_bad_settings_are_one_clear_line(flag, message):
     with pytest.raises(SettingError) as caught:
         read(flag)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "penalty"),
+    [
+        ({"name": "gsm8k"}, "org/model", 1.0),
+        ({"name": "own", "path": "x.jsonl"}, "org/model", 1.0),
+        ({"name": "own", "path": "x.jsonl", "own": {"answer": None}}, "org/model", 0.0),
+        ({"name": "hh_rlhf"}, "org/model", 0.0),
+        ({"name": "gsm8k"}, "lab:arithmetic/teacher", 0.0),
+    ],
+)
+def test_leakage_is_looked_for_where_a_real_teacher_meets_a_gold(task, model, penalty):
+    config = TrainConfig.model_validate({"task": task, "teacher": {"model": model}})
+    assert resolve(config).reward.leakage_penalty == penalty
+    given = TrainConfig.model_validate({"task": task, "teacher": {"model": model}, "reward": {"leakage_penalty": 0.3}})
+    assert resolve(given).reward.leakage_penalty == 0.3

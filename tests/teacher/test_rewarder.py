@@ -59,6 +59,9 @@ def test_values_records_and_rates(tokenizer):
         "repetition_rate": 0.0,
         "distinct_rate": 0.75,
         "failed_rate": 0.25,
+        "no_answer_rate": 0.0,
+        "unparsed_rate": 0.0,
+        "undecided_rate": 0.0,
     }
 
 
