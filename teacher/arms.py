@@ -152,7 +152,7 @@ def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     taught = [name for name in ("self", "bigger") if name in wanted]
     again = ["raw_again"] if "raw_again" in wanted else []
     trained = ["trained"] if teacher is not None else []
-    oracle = ["oracle"] if lab else []
+    oracle = ["oracle"] if config.task.name.startswith("lab_") else []
     return ["raw", *again, "static", *cot, *searched, "untrained", *taught, *extra, *blind, *sft, *trained, *oracle]
 
 
