@@ -20,6 +20,10 @@ WATCHED = ("second", "correct")
 """The second judge's win over raw, and the grade against a gold."""
 
 
+COUNTED_HEAD = {"correct": "right", "win": "win rate", "agreement": "agrees"}
+"""What a mean of the counted grade is called."""
+
+
 class Watched(Record):
     """An arm-by-arm measure that was not paid for."""
 
@@ -98,11 +102,8 @@ def _cell(result: ArmResult | Rate | None) -> str:
     return "" if result is None or result.n == 0 else f"{result.mean:.1%} ({result.low:.1%} .. {result.high:.1%})"
 
 
-def print_beside(found: Beside, arms: Sequence[str]) -> None:
-    """The measures that were taken as a second table on the terminal; nothing where there are none."""
-    from rich.console import Console
-    from rich.table import Table
-
+def columns_of(found: Beside) -> dict[str, Mapping[str, ArmResult | Rate | None]]:
+    """The measures that were taken, by what they are called, each by arm."""
     columns: dict[str, Mapping[str, ArmResult | Rate | None]] = {}
     if found.length_controlled:
         columns["win, length-controlled"] = found.length_controlled
@@ -111,12 +112,27 @@ def print_beside(found: Beside, arms: Sequence[str]) -> None:
     if found.guardrails:
         columns["refuses benign"] = {arm: guards.over_refusal for arm, guards in found.guardrails.items()}
         columns["complies with harmful"] = {arm: guards.harmful_compliance for arm, guards in found.guardrails.items()}
-    if columns:
+    return columns
+
+
+def rows_of(found: Beside, arms: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """(head, a row an arm) of the measures that were taken; no rows where there are none."""
+    columns = columns_of(found)
+    return ["arm", *columns], [[arm, *(_cell(results.get(arm)) for results in columns.values())] for arm in arms] if columns else []
+
+
+def print_beside(found: Beside, arms: Sequence[str]) -> None:
+    """The measures that were taken as a second table on the terminal; nothing where there are none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    head, rows = rows_of(found, arms)
+    if rows:
         table = Table(title="beside what was paid for, with intervals")
-        for column in ("arm", *columns):
+        for column in head:
             table.add_column(column, justify="left" if column == "arm" else "right")
-        for arm in arms:
-            table.add_row(arm, *(_cell(results.get(arm)) for results in columns.values()))
+        for row in rows:
+            table.add_row(*row)
         Console(width=None if Console().is_terminal else 160).print(table)
     for arm, problems in found.problems.items():
         Console(width=160).print(f"{arm}: " + ", ".join(f"{count} answers: {name}" for name, count in sorted(problems.items())))

@@ -129,8 +129,15 @@ def help_and_harm(rows: Sequence[tuple[str, float, float]]) -> str:
     return svg(bottom + 40, "Questions helped and harmed, by arm", parts)
 
 
-def learning(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
-    """Share right by step: of the sampled instructions in training, of the greedy ones on validation questions."""
+def learning(
+    training: Sequence[tuple[int, float]],
+    validation: Sequence[tuple[int, float]],
+    second: Sequence[tuple[int, float]] = (),
+    *,
+    unit: str = "right",
+) -> str:
+    """Share right, or what else is counted, by step: of the sampled instructions in training, of the greedy ones on validation questions;
+    there also by a second judge, where one watches."""
     steps = [step for step, _ in (*training, *validation)]
     across = Axis(0, max(1, *steps) if len(steps) > 1 else 1, 44, WIDTH - 12)
     up = Axis(0.0, 1.0, 210, 24)
@@ -138,13 +145,18 @@ def learning(training: Sequence[tuple[int, float]], validation: Sequence[tuple[i
     for tick in up.ticks():
         parts += [line(44, up.at(tick), WIDTH - 12, up.at(tick), "grid"), text(40, up.at(tick) + 4, percent(tick), anchor="end")]
     parts += [text(across.at(tick), 226, f"{tick:g}", anchor="middle") for tick in across.ticks() if tick == int(tick)]
-    parts += [text(WIDTH / 2 + 16, 244, "training step", anchor="middle", kind="name"), text(4, 11, "right, %", kind="name")]
+    parts += [text(WIDTH / 2 + 16, 244, "training step", anchor="middle", kind="name"), text(4, 11, f"{unit}, %", kind="name")]
     if training:
         parts.append(path([(across.at(step), up.at(right)) for step, right in training], "curve"))
     if validation:
         points = [(across.at(step), up.at(right)) for step, right in validation]
         parts.append(path(points, "best"))
         parts += [f'<circle cx="{x:g}" cy="{y:g}" r="4" class="dot best"/>' for x, y in points]
+    if second:
+        points = [(across.at(step), up.at(win)) for step, win in second]
+        parts.append(path(points, "second"))
+        parts += [f'<circle cx="{x:g}" cy="{y:g}" r="4" class="dot second"/>' for x, y in points]
+        parts += [line(60, 158, 80, 158, "second"), text(86, 162, "validation, second judge")]
     parts += [line(60, 190, 80, 190, "curve"), text(86, 194, "training, sampled instructions")]
     parts += [line(60, 174, 80, 174, "best"), text(86, 178, "validation, greedy instructions")]
-    return svg(250, "Share right during training", parts)
+    return svg(250, f"{unit.capitalize()} during training", parts)

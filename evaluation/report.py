@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import charts
+from evaluation.beside import COUNTED_HEAD
+from evaluation.beside import rows_of as beside_rows
 from evaluation.paired import ArmResult, Comparison
 from evaluation.table import EvalSummary, notes
 from exchange.records import Episode, Example, Record
@@ -35,6 +37,8 @@ class Facts(Record):
     """(step, share right) of the run's validations."""
     training: tuple[tuple[int, float], ...] = ()
     """(step, share right) of the run's training steps."""
+    second: tuple[tuple[int, float], ...] = ()
+    """(step, mean win by the second judge) of the run's validations, where one watches."""
 
 
 def headline(summary: EvalSummary, arm: str = "trained") -> str:
@@ -106,7 +110,7 @@ def span(low: float, high: float) -> str:
 
 def tables(summary: EvalSummary) -> list[dict[str, Any]]:
     """Every table of the report: title, note, head, rows of text."""
-    sure = f"{1 - summary.alpha:.0%}"
+    sure, counted = f"{1 - summary.alpha:.0%}", COUNTED_HEAD[summary.beside.counted]
     right = [
         [label(name, arm), f"{arm.mean:.1%}", f"{arm.low:.1%} .. {arm.high:.1%}", arm.n, arm.failed] for name, arm in summary.arms.items()
     ]
@@ -119,7 +123,12 @@ def tables(summary: EvalSummary) -> list[dict[str, Any]]:
              f"{u.truncated_rate:.1%}", f"{u.refused_rate:.1%}", f"{u.cut_rate:.1%}"]
         )  # fmt: skip
     found = [
-        {"title": "Share right", "note": "", "head": ["arm", "right", f"{sure} interval (Wilson)", "n", "failed"], "rows": right},
+        {
+            "title": f"Share {counted}" if counted == "right" else counted.capitalize(),
+            "note": "",
+            "head": ["arm", counted, f"{sure} interval (Wilson)", "n", "failed"],
+            "rows": right,
+        },
         versus("Against raw", "", summary.vs_raw, summary),
         versus("Trained against the others", "Positive: the trained arm is better.", summary.trained_vs, summary),
         {
@@ -129,10 +138,15 @@ def tables(summary: EvalSummary) -> list[dict[str, Any]]:
             "rows": use,
         },
     ]
+    head, measured = beside_rows(summary.beside, list(summary.arms))
+    note = f"{sure} intervals. None of it was paid for, but for what is length-controlled."
+    found.append({"title": "Beside what was paid for", "note": note, "head": head, "rows": measured})
     for kind, groups in summary.groups.items():
         names = list(summary.arms)
         rows = [[group, next(iter(arms.values())).n, *(cell(arms[name]) for name in names)] for group, arms in groups.items()]
-        found.append({"title": f"Right by {kind}", "note": f"{sure} intervals.", "head": [kind, "n", *names], "rows": rows})
+        found.append(
+            {"title": f"{counted.capitalize()} by {kind}", "note": f"{sure} intervals.", "head": [kind, "n", *names], "rows": rows}
+        )
     return [table for table in found if table["rows"]]
 
 
@@ -187,7 +201,8 @@ def plots(summary: EvalSummary, facts: Facts) -> list[dict[str, str | list[str]]
         if bars:
             made.append({"caption": f"Helped and harmed{net}", "svg": charts.help_and_harm(bars)})
     if len(facts.training) + len(facts.validation) > 1:
-        made.append({"caption": "Learning curve", "svg": charts.learning(facts.training, facts.validation)})
+        unit = COUNTED_HEAD[summary.beside.counted]
+        made.append({"caption": "Learning curve", "svg": charts.learning(facts.training, facts.validation, facts.second, unit=unit)})
     return made
 
 
@@ -196,7 +211,8 @@ def html(title: str, facts: Facts, summary: EvalSummary, questions: Sequence[Map
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    known = [(name.replace("_", " "), value) for name, value in facts.model_dump().items() if name not in ("validation", "training")]
+    curves = ("validation", "training", "second")
+    known = [(name.replace("_", " "), value) for name, value in facts.model_dump().items() if name not in curves]
     figures = [{"legend": [], "note": "", **plot, "svg": Markup(plot["svg"])} for plot in plots(summary, facts)]
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return page.render(

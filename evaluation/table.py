@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evaluation.beside import Beside, measured_beside, print_beside
+from evaluation.beside import COUNTED_HEAD, Beside, measured_beside, print_beside
 from evaluation.paired import MOST_FAILED, ArmResult, Comparison, arm_result, churn_floor, compare, verdict
 from evaluation.sequences import holm
 from exchange.compose import raw_messages
@@ -306,8 +306,8 @@ def print_table(summary: EvalSummary, *, title: str) -> None:
         rates = (use.leak_rate, use.truncated_rate, use.refused_rate, use.cut_rate)
         uses.append([label, *(f"{v:.1f}" for v in (use.instruction_tokens, use.prompt_tokens, use.completion_tokens)), *price,
                      *(f"{rate:.1%}" for rate in rates)])  # fmt: skip
-    head = {"correct": "right", "win": "win rate", "agreement": "agrees"}[summary.beside.counted]
-    made(title, ("arm", head, interval, "vs raw", interval, "p (Holm)", f"helps{net}", f"harms{net}", "silent", "failed"), results)
+    counted = COUNTED_HEAD[summary.beside.counted]
+    made(title, ("arm", counted, interval, "vs raw", interval, "p (Holm)", f"helps{net}", f"harms{net}", "silent", "failed"), results)
     dollars = ["$/1,000"] if summary.cost == "usd" else []
     made(
         "tokens a question, and rates",
