@@ -26,6 +26,7 @@ from server.settings import FLAGS, ServerSettings, read_settings, variables_help
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
 from server.teachers import load as load_teacher
+from student_clients.errors import StudentError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -63,7 +64,13 @@ def _load(settings: ServerSettings, name: str, source: TeacherSource) -> ServedT
     teacher = load_teacher(
         source, name, batch_size=settings.teacher_batch, threads=settings.teacher_lanes, timeout_s=settings.deadline_ms / 1000
     )
-    if slow := check_speed(teacher, settings.deadline_ms / 1000):
+    try:
+        slow = check_speed(teacher, settings.deadline_ms / 1000)
+    except StudentError as error:  # its server is down, which it may be at any later time too: its breaker answers raw meanwhile
+        late = f"server: teacher {name} does not answer yet ({type(error).__name__}); requests pass it by until it does"
+        print(late, file=sys.stderr, flush=True)
+        return teacher
+    if slow:
         if settings.slow_teacher == "refuse":
             raise SettingError(slow)
         print(f"server: {slow}", file=sys.stderr, flush=True)

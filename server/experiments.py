@@ -93,6 +93,8 @@ class Experiments:
                     due = began + max(guardrail_period_s, 10.0 * (time.monotonic() - began))
             except StoreError as error:
                 log.error("experiments cannot be followed: %s", error)
+            except Exception:  # one experiment's odd event must not end the watch over all others
+                log.exception("experiments cannot be followed")
 
     def find(self, tenant: str, name: str) -> Running | None:
         return self._known.get((tenant, name))

@@ -140,9 +140,9 @@ class KeyRing:
         stamp = self._stamp()
         if stamp == self._seen:
             return
-        self._seen = stamp
         try:
             self._keys = read_keys(self.path).keys
+            self._seen = stamp  # after a good read alone: a revocation is not missed for a file that could not be opened once
         except SettingError as error:  # half written by another hand, or gone: the keys that were good stay so
             log.error("%s; the keys read before stay in force", error)
 

@@ -119,7 +119,7 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
     desk = desk_of(request, options.teacher)
     example = body.turn.example(request.state.request_id, options.task or desk.teacher.task)
     user = body.fields.get("user")
-    unit = options.unit or (user[:200] if isinstance(user, str) and user else request.state.request_id)
+    unit = options.unit or (user.encode("utf-8", "replace").decode()[:200] if isinstance(user, str) and user else request.state.request_id)
     done_for = await treated(request, example, desk, deadline_of(request), Entry(unit, options.experiment))
     done = done_for.instructed
     refuse_failure(caller_of(request), done.degraded)
@@ -134,5 +134,5 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
 
 def _onward(request: Request) -> dict[str, str]:
     """The caller's headers that the student gets; the request id is the one that our log has."""
-    onward = {name: value for name, value in request.headers.items() if not name.startswith("wst-")}
+    onward = {name: value for name, value in request.headers.items() if not name.startswith("wst-") and value.isascii()}
     return {**onward, "x-request-id": request.state.request_id}

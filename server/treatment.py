@@ -6,6 +6,7 @@ log or an experiment, a conversation for the student comes back.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -22,9 +23,12 @@ from server.experiments import Experiments, Running
 from server.line import Instructed
 from server.wire import Assignment as ArmOf
 from server.wire import TeacherName
-from store import StoreError
 
 log = logging.getLogger("wst.server")
+
+LOG_S = 0.5
+"""Seconds that a request waits for the disk to take its exposure or its texts. One that comes to the disk later counts all the same; the
+reply does not name its experiment."""
 
 
 Ask = Callable[[str | None], Awaitable[tuple[Instructed, TeacherName] | None]]
@@ -61,9 +65,10 @@ async def treat(example: PublicExample, ask: Ask, experiments: Experiments, *, t
     treated = await _treated(example, ask, experiments, tenant, entry)
     if capture:
         try:
-            await experiments.capture(tenant, treated.request_id, entry.unit, _texts(example, treated, entry))
-        except StoreError as error:
-            log.error("the texts of a request were not kept: %s", error)
+            async with asyncio.timeout(LOG_S):
+                await experiments.capture(tenant, treated.request_id, entry.unit, _texts(example, treated, entry))
+        except Exception as error:
+            log.error("the texts of a request were not kept: %s", str(error) or type(error).__name__)
     return treated
 
 
@@ -114,9 +119,10 @@ async def _logged(
     """With the exposure on the disk; a log that fails costs the analysis a request, and the caller nothing."""
     assert assignment.arm is not None
     try:
-        known_as = await experiments.expose(running, unit, assignment, treated.request_id, content)
-    except StoreError as error:
-        log.error("an exposure of experiment %s was not logged: %s", running.definition.id, error)
+        async with asyncio.timeout(LOG_S):
+            known_as = await experiments.expose(running, unit, assignment, treated.request_id, content)
+    except Exception as error:
+        log.error("an exposure of experiment %s was not logged: %s", running.definition.id, str(error) or type(error).__name__)
         return treated
     return replace(treated, experiment=ArmOf(id=running.definition.id, arm=assignment.arm), request_id=known_as)
 

@@ -31,8 +31,9 @@ belongs to its own connection."""
 
 
 def passed_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The upstream's headers that are handed on, names in lower case: request ids, rate limits and timings among them."""
-    return {name.lower(): value for name, value in headers.items() if name.lower() not in NOT_PASSED}
+    """The upstream's headers that are handed on, names in lower case: request ids, rate limits and timings among them.
+    A value that is not ASCII is left out: HTTP has no agreed way to send it."""
+    return {name.lower(): value for name, value in headers.items() if name.lower() not in NOT_PASSED and value.isascii()}
 
 
 @dataclass(frozen=True)

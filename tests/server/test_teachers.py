@@ -129,3 +129,13 @@ def test_a_teacher_that_is_too_slow_here_is_told() -> None:
     assert check_speed(FakeTeacher(FakePolicy(), max_instruction_tokens=100), 0.5) is None
     shipped = load(TeacherSource(folder=str(SHIPPED)), "n", batch_size=4, threads=1, timeout_s=1)
     assert check_speed(shipped, 60.0) is None
+
+
+def test_a_remote_teacher_that_is_down_does_not_keep_the_service_down(capsys: pytest.CaptureFixture[str], free_port: int) -> None:
+    """Whoever restarts server and model server together still has a proxy that passes requests on raw."""
+    from server.__main__ import _load
+    from server.settings import ServerSettings
+
+    source = TeacherSource(folder=str(SHIPPED), base_url=f"http://127.0.0.1:{free_port}/v1", model="t")
+    assert _load(ServerSettings(slow_teacher="warn"), "far", source).id
+    assert "teacher far does not answer yet" in capsys.readouterr().err

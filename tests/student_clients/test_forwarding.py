@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from student_clients import errors
-from student_clients.forwarding import ForwardedReply
+from student_clients.forwarding import ForwardedReply, passed_headers
 from student_clients.openai_compatible import OpenAICompatibleStudent
 from student_clients.usage import Usage, UsageReader
 from tests.student_clients.conftest import chat, response
@@ -354,3 +354,7 @@ def test_a_compressed_body_is_given_uncompressed(faulty: FaultyServer, student: 
 def test_counts_that_a_server_leaves_out_are_zero() -> None:
     assert Usage.model_validate({"prompt_tokens": None, "prompt_tokens_details": {"cached_tokens": 5}}).cached_prompt_tokens == 0
     assert Usage.model_validate({"output_tokens_details": {"reasoning_tokens": None}}).reasoning_tokens == 0
+
+
+def test_a_header_value_that_is_not_ascii_is_left_out() -> None:
+    assert passed_headers({"X-Request-Id": "7", "X-Place": "東京"}) == {"x-request-id": "7"}
