@@ -205,6 +205,9 @@ def summarise(
     if outcome is not None and "second" in found_beside.watched and "trained" in found_beside.watched["second"].vs_raw:
         both = {outcome, verdict(found_beside.watched["second"].vs_raw["trained"])}
         outcome = both.pop() if len(both) == 1 else "harm" if "harm" in both else "no gain"
+    watched = found_beside.watched.get("second")
+    if outcome is not None and watched is not None and ("trained" not in watched.vs_raw or watched.arms["trained"].unfit):
+        outcome = "unfit"  # the second judge did not see it
     if outcome is not None and (arms["trained"].unfit or arms["raw"].unfit):
         outcome = "unfit"
     groups = {

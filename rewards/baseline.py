@@ -22,20 +22,22 @@ class RawOutcomes:
         self.student = student
         self.params = params
         self.reward = reward
-        self._grades: dict[str, float | None] = {}
+        self._grades: dict[tuple[str, str], float | None] = {}
         self._lock = asyncio.Lock()
 
     async def __call__(self, examples: Iterable[Example]) -> dict[str, float | None]:
         """The grades of these questions; only those not known yet are asked. A failed one is asked again the next time."""
         wanted = {example.id: example for example in examples}
         async with self._lock:
-            asked = [example for name, example in wanted.items() if self._grades.get(name) is None]
+            # Ids are a split's own: two files of a user's may both begin with row 1.
+            asked = [example for example in wanted.values() if self._grades.get((example.split, example.id)) is None]
             silence = Instruction(text="", source="silence")
             episodes = await all_of(
                 run_episode(example, silence, arm="raw", student=self.student, params=self.params, reward=self.reward) for example in asked
             )
-            self._grades |= {episode.example_id: correct(episode) for episode in episodes}
-        return {name: self._grades[name] for name in wanted}
+            for example, episode in zip(asked, episodes, strict=True):
+                self._grades[example.split, example.id] = correct(episode)
+        return {name: self._grades[example.split, name] for name, example in wanted.items()}
 
 
 def charge_harm(episodes: Sequence[Episode], raw: Mapping[str, float | None], penalty: float) -> list[Episode]:
@@ -44,10 +46,10 @@ def charge_harm(episodes: Sequence[Episode], raw: Mapping[str, float | None], pe
     charged = []
     for episode in episodes:
         before = raw.get(episode.example_id)
-        scores = []
+        scores = []  # what a gate refused has its price already, whatever the answer
         for score in episode.scores:
             lost = 0.0 if before is None or score.value is None else max(0.0, before - score.parts[counted(score)])
-            if lost and score.value is not None:
+            if lost and score.value is not None and not {"ill_formed", "leakage"} & set(score.parts):
                 part = -penalty * lost
                 score = score.model_copy(update={"value": score.value + part, "parts": {**score.parts, "harm": part}})
             scores.append(score)

@@ -70,7 +70,7 @@ class Consistent:
         answer = EXTRACT[answer_type](completion.text, example.query)
         try:
             if self.config.on == "raw":
-                majority = await self._majorities.get(example.id, lambda: self._majority(example, answer_type))
+                majority = await self._majorities.get(f"{example.split}/{example.id}", lambda: self._majority(example, answer_type))
                 if majority is None:
                     return Score(value=None, extracted=answer, problem="no_answer")
                 agreement = float(answer is not None and await self._same(answer_type, majority, completion.text, example.query))

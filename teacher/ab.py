@@ -53,6 +53,7 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("--teacher", metavar="DIR", help="a run directory or teacher folder; none = the one the server would take")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the student calls, then stop")
     args, rest = parse_known(parser, argv)
+    from rewards.rubric import check_reward
     from tasks import own_data
     from teacher.arms import calls, check_arms, planned
     from teacher.evaluate import carry_out
@@ -61,6 +62,7 @@ def body(argv: list[str] | None) -> int:
     config = config_for(args.prompts, teacher, parse_flags(rest))
     examples = own_data.load(config.task.own, "test", path=args.prompts, whole=True)
     config = config.model_copy(update={"eval": config.eval.model_copy(update={"n": len(examples)})})
+    check_reward(config.reward, examples)
     check_arms(config)
     names = [name for name in planned(config, teacher) if name not in LEFT_OUT]
     if searched := [name for name in names if name in ("best_static", "router")]:

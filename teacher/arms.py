@@ -115,7 +115,7 @@ def warm_start_of(config: TrainConfig, teacher: Path | None) -> Path | None:
     """The run's model after its warm start; None where there was none."""
     warm = config.teacher.warm_start
     folder = teacher.parent / "checkpoints" / "warm_start" if teacher is not None else None
-    return folder if folder is not None and (folder / COMPLETE).is_file() and warm is not None and warm.questions else None
+    return folder if folder is not None and (folder / COMPLETE).is_file() and warm is not None and (warm.questions or warm.file) else None
 
 
 def training_calls(teacher: Path | None) -> int | None:

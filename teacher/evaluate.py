@@ -208,14 +208,15 @@ def carry_out(
     async def measure() -> Evaluation:
         try:
             await student.check()
+            await check_judges(rubric)
+            return await evaluate(config, teacher, student, rubric, account=lambda: directory().account(), examples=examples, names=names)
         except StudentError as error:
             raise cannot_start(error) from None
-        await check_judges(rubric)
-        try:
-            return await evaluate(config, teacher, student, rubric, account=lambda: directory().account(), examples=examples, names=names)
         finally:
-            await student.aclose()
-            await rubric.aclose()
+            try:
+                await student.aclose()
+            finally:
+                await rubric.aclose()
 
     found = asyncio.run(measure())
     summary = publish(found, config, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))

@@ -48,7 +48,9 @@ class Learning:
         run.drop_after(done)
         if not run.lines("validation.jsonl"):
             self._on_validate(0, self.model)
-        if done >= (parts.config.max_steps or 0) or run.ended or self.validator.parted:
+        if self.validator.parted and not run.ended:
+            self._note_the_end()
+        if done >= (parts.config.max_steps or 0) or run.ended:
             return self.validator  # a Trainer that resumes at its last step would take one more
         rows = [
             {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}

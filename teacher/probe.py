@@ -135,7 +135,10 @@ def verdict(could: Estimate, sure: Estimate, answering: float) -> str:
         return "unclear: the gain within reach may be nothing; ask more questions, or another teacher or student"
     if sure.low > 0:
         return "train: what works is within reach, and similar questions already tell which instruction it is"
-    return "train: what works is within reach; whether it can be told from the question, these few samples do not show"
+    return (
+        "unclear: some instruction of each question hits, by merit or by chance, and these samples cannot tell which; ask more --samples, "
+        "or train with few steps and look"
+    )
 
 
 def show(found: dict[str, Any], examples: list[Example], instructed: list[Episode]) -> None:
@@ -156,7 +159,7 @@ def show(found: dict[str, Any], examples: list[Example], instructed: list[Episod
         ("questions whose answer depends on the instruction", f"{found['sensitivity']:.0%}"),
         ("instructions: silent / ill-formed / answering", f"{found['silent']:.0%} / {found['ill_formed']:.0%} / {found['answering']:.0%}"),
         ("calls that failed", str(found["failed"])),
-        ("predicted gain over raw, if the right one is always chosen", interval(found["predicted_gain"], "+")),
+        ("gain within reach, if the right one is always chosen (upper bound)", interval(found["predicted_gain"], "+")),
         ("gain that similar questions already teach (lower bound)", interval(found["learnable_gain"], "+")),
     ]
     for row in rows:
@@ -180,6 +183,11 @@ def body(argv: list[str] | None) -> int:
     if args.samples < 2:
         raise SettingError(f"--samples={args.samples}: at least 2, or nothing can be compared")
     config = read_config(args.config, rest)
+    if config.reward.kind in ("preference", "judge"):
+        raise SettingError(
+            f"reward.kind={config.reward.kind}: a probe counts right answers; a win over raw is no such count. Train with few steps and "
+            "look at the second judge"
+        )
     questions = size(config, args.samples)
     if args.dry_run:
         print(f"{questions} questions, {questions * (1 + args.samples)} calls at most")

@@ -19,7 +19,6 @@ from exchange.command import RunError
 from exchange.records import Example
 from exchange.settings import SettingError
 from rewards.rubric import Rubric
-from store import Store
 from student_clients import make_student, sampling
 from student_clients.budget import BudgetExhausted
 from student_clients.errors import StudentError
@@ -183,13 +182,19 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         RunDirectory.check_free(config)
         load_model(config.teacher.model)  # a model that cannot be loaded is found out before a run is made of it
 
-    def account() -> Store:
-        assert run is not None, "nothing is paid for before the run has its directory"
-        return run.account()
+    stack = ExitStack()
 
-    student = make_student(config.student, config.budget, account)
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=account)
-    with ExitStack() as stack:
+    def directory() -> RunDirectory:
+        """The run's, or a new one as soon as there is something to write: the check of a judge may cost money already."""
+        nonlocal run
+        if run is None:
+            run = RunDirectory.create(config)
+            stack.enter_context(run.lock())
+        return run
+
+    student = make_student(config.student, config.budget, lambda: directory().account())
+    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+    with stack:
         stack.callback(lambda: asyncio.run(student.aclose()))
         stack.callback(lambda: asyncio.run(rubric.aclose()))
         if run is not None:
@@ -199,9 +204,7 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         except StudentError as error:
             raise cannot_start(error) from None
         asyncio.run(check_judges(rubric))
-        if run is None:
-            run = RunDirectory.create(config)
-            stack.enter_context(run.lock())
+        run = directory()
         run.write_config(config)  # a resumed run may have been given another budget
         ledger = Ledger(run, student, rubric.counted)
         stack.callback(ledger.save)

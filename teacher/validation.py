@@ -100,7 +100,7 @@ class Validator:
             return {}
         before = [line for line in self.run.lines("validation.jsonl") if "wins" in line]
         parted = False
-        if before:
+        if before and any(a is not None and b is not None for a, b in zip(wins["second"], before[-1]["wins"]["second"], strict=True)):
             best = max(before, key=lambda line: line["second"])
             first, second = (compare(wins[judge], best["wins"][judge]) for judge in ("first", "second"))
             parted = first.difference >= 0 and second.high < 0

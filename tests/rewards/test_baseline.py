@@ -41,6 +41,22 @@ def test_each_question_is_asked_once_and_a_failed_one_again():
     assert sorted(asked) == ["0?", "1?", "2?", "2?"]
 
 
+def test_questions_of_two_splits_with_one_id_are_two_questions():
+    student = ScriptedStudent(lambda messages: "#### 0")
+    raw = RawOutcomes(student=student, params=SamplingParams(), reward=Rubric(RewardConfig()))
+    other = EXAMPLES[0].model_copy(update={"split": "validation", "gold": "5"})
+
+    async def body():
+        return await raw([EXAMPLES[0]]), await raw([other]), await raw([EXAMPLES[0]])
+
+    assert asyncio.run(body()) == ({"0": 1.0}, {"0": 0.0}, {"0": 1.0})
+
+
+def test_what_a_gate_refused_has_its_price_already():
+    refused = episode("a", -0.2, correct=0.0, ill_formed=-0.2)
+    assert charge_harm([refused], {"a": 1.0}, 0.5) == [refused]
+
+
 def test_harm_is_charged_in_proportion_to_what_was_lost():
     episodes = [episode("a", 0.0, correct=0.0), episode("a", 1.0, correct=1.0), episode("b", 0.0, correct=0.0), episode("c", None)]
     charged = charge_harm(episodes, {"a": 1.0, "b": 0.0, "c": 1.0}, 0.5)

@@ -77,7 +77,7 @@ def test_the_stage_sft_is_the_warm_start_alone_also_from_a_file(runs, tmp_path, 
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["steps"] == summary["teacher_step"] == 0 and not run.lines("metrics.jsonl")
     student = summary["student"]
-    assert student["calls"] + student["cache_hits"] == 2 * 12 + 5 * 24, "the file costs no call"
+    assert student["calls"] + student["cache_hits"] == 2 * 12 + 6 * 24, "the file costs no call"
     assert "warm start: 40 instructions from" in capsys.readouterr().err
     assert main([*TINY, "--stage=sft", "--teacher.warm_start.file=nowhere.jsonl"]) == 2
 
