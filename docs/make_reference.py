@@ -46,6 +46,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m lab.pretrain [WORLD] [--roles ROLE ...]` | remakes a lab world's tokenizer and base weights: `arithmetic`, or `alignment` with its preference models |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
+| `python -m benchmarks.slow_student [--delays S,S,…]` | seconds a step with a student that answers late, with and without `rollout_ahead`; writes `benchmarks/results/slow_student.json` |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
@@ -158,6 +159,7 @@ student says that they were in the end. Replicas share limits by `WST_STORE`; wh
 | `help_rate`, `harm_rate` | share right with the instruction and wrong raw, and the reverse, where raw is asked (`reward.harm_penalty`) |
 | `repetition_rate` | mean share of three-word runs that an instruction says again |
 | `distinct_rate` | distinct texts over all instructions of the step; a fall to 1 / batch is collapse |
+| `rollout_age` | updates between the writing of a batch and its learning, where `rollout_ahead` > 0 |
 | `failed_rate` | share of student calls that failed or could not be judged |
 | `no_answer_rate` | share of answers in which the grader found none |
 | `unparsed_rate` | share of answers that the grader found and could not parse |

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exchange.settings import SettingError
+from teacher.ahead import Begin, ahead_of
 from teacher.config import TrainConfig
 from teacher.ppo import ppo_trainer
 from teacher.run_directory import RunDirectory, mark_complete
@@ -99,6 +100,7 @@ def build_trainer(
     start: Path,
     rows: list[dict[str, Any]],
     reward: Callable[..., Any],
+    begin: Begin,
     on_step: Callable[[int, dict[str, float]], None],
     on_validate: Callable[[int, Any], None],
     on_saved: Callable[[int], None],
@@ -106,7 +108,8 @@ def build_trainer(
 ) -> Any:
     """The algorithm's trainer, whose checkpoints carry a marker once they are whole.
 
-    `start` is the folder of the weights that learning starts from, PPO's value model too.
+    `start` is the folder of the weights that learning starts from, PPO's value model too. `begin` sends off the student calls of a batch
+    whose `reward` is asked for later (`rollout_ahead`).
     `on_step(step, metrics)` runs after each step, `on_validate(step, model)` before every regular checkpoint, `on_saved(step)` after it;
     once `stop()` is true the trainer writes a checkpoint at the next step that can be resumed exactly, and ends.
     """
@@ -137,6 +140,8 @@ def build_trainer(
     trainer_class, extra = RLOOTrainer if config.algorithm == "rloo" else GRPOTrainer, {}
     if config.algorithm == "ppo":
         trainer_class, extra = ppo_trainer(), {"critic_model": str(start), "ppo": config.ppo}
+    if config.rollout_ahead:
+        trainer_class, extra = ahead_of(trainer_class), {**extra, "rollout_ahead": config.rollout_ahead, "begin": begin}
     try:
         trainer = trainer_class(
             model=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,12 +58,18 @@ class Learning:
             for example in parts.train
         ]
         trainer = build_trainer(
-            parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score, on_step=self._on_step,
-            on_validate=self._on_validate, on_saved=self.validator.prune, stop=lambda: bool(parts.stop.number) or self._at_an_end(),
+            parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score,
+            begin=self.rewarder.begin, on_step=self._on_step, on_validate=self._on_validate, on_saved=self.validator.prune,
+            stop=lambda: bool(parts.stop.number) or self._at_an_end(),
         )  # fmt: skip
+        # While student calls are in flight on the trainer's loop, all others go there too: they share the limit on concurrency.
+        self.validator.run_async = lambda asked: asyncio.run_coroutine_threadsafe(asked, trainer.async_loop).result()
         parts.stop.graceful = True
-        with self._errors_in_words():
-            trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+        try:
+            with self._errors_in_words():
+                trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+        finally:
+            self.rewarder.drop()
         parts.stop.graceful = False
         if not parts.stop.number:
             self._note_the_end()

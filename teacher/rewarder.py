@@ -7,7 +7,9 @@ run concurrently. A failed call pays None, which TRL leaves out of the group (ne
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, cast
 
 from exchange.command import RunError
@@ -17,6 +19,9 @@ from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
 from rewards.episode import all_of, beside, correct, run_episode
 from rewards.shape import repetition
 from teacher.policy import as_instruction
+
+Asked = tuple[list[Episode], dict[str, float | None]]
+"""A batch's episodes, and the raw grade of each of its questions where harm is charged."""
 
 
 class Rewarder:
@@ -44,6 +49,16 @@ class Rewarder:
         self.raw = raw
         self.harm_penalty = harm_penalty
         self.record = record
+        self._begun: deque[Future[Asked]] = deque()
+
+    def begin(self, loop: asyncio.AbstractEventLoop, completion_ids: list[list[int]], example_id: list[str]) -> None:
+        """Send a batch's calls off on `loop`. The next `score` that finds nothing begun before takes what they bring."""
+        self._begun.append(asyncio.run_coroutine_threadsafe(self._ask(completion_ids, example_id), loop))
+
+    def drop(self) -> None:
+        """Give up what was begun and will not be learnt from."""
+        while self._begun:
+            self._begun.popleft().cancel()
 
     async def score(
         self, *, completion_ids: list[list[int]], example_id: list[str], trainer_state: Any, log_metric: Any, **_: Any
@@ -52,6 +67,19 @@ class Rewarder:
 
         Raises RunError, which ends the run at its last checkpoint, where every call of a step failed: going on would only burn calls.
         """
+        asking = asyncio.wrap_future(self._begun.popleft()) if self._begun else self._ask(completion_ids, example_id)
+        episodes, raw = await asking
+        if all(episode.error for episode in episodes):
+            raise RunError(f"every student call of step {trainer_state.global_step + 1} failed ({episodes[0].error}); go on with --resume")
+        self.record(trainer_state.global_step + 1, episodes)
+        for name, value in {**training_rates(episodes), **help_and_harm(episodes, raw), **problem_rates(episodes)}.items():
+            log_metric(name, value)
+        golds = [grade for episode in episodes if (grade := beside(episode, "correct")) is not None]
+        if golds:
+            log_metric("gold_rate", sum(golds) / len(golds))
+        return [episode.scores[0].value if episode.scores else None for episode in episodes]
+
+    async def _ask(self, completion_ids: list[list[int]], example_id: list[str]) -> Asked:
         instructions = [as_instruction(list(ids), self.tokenizer, self.ends) for ids in completion_ids]
         asked = [self.examples[name] for name in example_id]
         answers = all_of(
@@ -64,16 +92,7 @@ class Rewarder:
             if isinstance(outcome, BaseException):
                 raise outcome
         raw = cast("dict[str, float | None]", done[1])
-        episodes = charge_harm(cast("list[Episode]", done[0]), raw, self.harm_penalty)
-        if all(episode.error for episode in episodes):
-            raise RunError(f"every student call of step {trainer_state.global_step + 1} failed ({episodes[0].error}); go on with --resume")
-        self.record(trainer_state.global_step + 1, episodes)
-        for name, value in {**training_rates(episodes), **help_and_harm(episodes, raw), **problem_rates(episodes)}.items():
-            log_metric(name, value)
-        golds = [grade for episode in episodes if (grade := beside(episode, "correct")) is not None]
-        if golds:
-            log_metric("gold_rate", sum(golds) / len(golds))
-        return [episode.scores[0].value if episode.scores else None for episode in episodes]
+        return charge_harm(cast("list[Episode]", done[0]), raw, self.harm_penalty), raw
 
     async def _raw_grades(self, asked: list[Example]) -> dict[str, float | None]:
         return await self.raw(asked) if self.raw is not None else {}
