@@ -45,7 +45,8 @@ CONCURRENCY = 64
 
 def flags(server: LabServer, *, steps: int = BEFORE + STEPS, ahead: int = 0) -> list[str]:
     return [
-        f"--student.base_url={server.url}", "--student.model=student", f"--student.pacing.concurrency={CONCURRENCY}", "--student.timeout_s=30",
+        f"--student.base_url={server.url}", "--student.model=student", "--student.timeout_s=30",
+        f"--student.pacing.concurrency={CONCURRENCY}",
         f"--max_steps={steps}", f"--rollout_ahead={ahead}", f"--eval.every={BEFORE + STEPS}", "--eval.n=2", "--eval.include=[]",
         "--task.validation_size=2", "--teacher.warm_start.questions=100", "--teacher.warm_start.samples=4",
     ]  # fmt: skip

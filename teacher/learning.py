@@ -32,6 +32,7 @@ class Learning:
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
             student=parts.student, params=parts.params, reward=parts.reward.observed, raw=raw, harm_penalty=price,
+            asked=parts.ledger.asked,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,

@@ -49,7 +49,9 @@ class Validator:
         reward: Reward,
         raw: RawOutcomes | None = None,
         harm_penalty: float = 0.0,
+        asked: Callable[[], dict[str, int]] = dict,
     ) -> None:
+        """`asked`: what the run has asked of its student so far, for the step's line."""
         self.run = run
         self.examples = examples
         self.tokenizer = tokenizer
@@ -60,6 +62,7 @@ class Validator:
         self.reward = reward
         self.raw = raw
         self.harm_penalty = harm_penalty
+        self.asked = asked
         self.run_async: Callable[[Coroutine[Any, Any, Validated]], Validated] = asyncio.run
 
     def __call__(self, step: int, model: Any) -> float:
@@ -88,7 +91,7 @@ class Validator:
                 shutil.rmtree(folder)
             model.save_pretrained(folder)
             mark_complete(folder)
-        self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw)})
+        self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw), **self.asked()})
         return right
 
     async def _episodes(self, policy: TransformersPolicy) -> Validated:
