@@ -47,7 +47,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
 | `python -m benchmarks.slow_student [--delays S,S,…]` | seconds a step with a student that answers late, with and without `rollout_ahead`; writes `benchmarks/results/slow_student.json` |
-| `python -m benchmarks.calls_to_target [--sweep ours\|plain\|all]` | student calls until validation reaches 0.90 x oracle, ours and plain TRL GRPO, each at the best of 12 points; writes `benchmarks/results/calls_to_target.json` |
+| `python -m benchmarks.calls_to_target [--sweep ours\\|plain\\|all]` | student calls until validation reaches 0.90 x oracle, ours and plain TRL GRPO, each at the best of 12 points; writes `benchmarks/results/calls_to_target.json` |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |

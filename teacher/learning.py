@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,38 @@ from exchange.command import RunError
 from rewards.baseline import RawOutcomes
 from teacher.alarms import Alarms, diverged
 from teacher.algorithms import build_trainer
+from teacher.config import TrainConfig
 from teacher.parts import COUNTED_AS, Parts
 from teacher.policy import end_ids, load_model
-from teacher.rewarder import Rewarder
+from teacher.processes import Processes
+from teacher.rewarder import Follower, Rewarder
+from teacher.run_directory import RunDirectory
 from teacher.validation import Validator
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the main process tells the others, once there is something to learn."""
+
+    config: TrainConfig
+    run: Path
+    start: Path
+    checkpoint: Path | None
+    rows: list[dict[str, Any]]
+
+
+def follow(processes: Processes) -> None:
+    """All that a process other than the main one does of a run: learn with it, when it comes to that."""
+    task: Task | None = processes.share(None)
+    if task is None:
+        return
+    model, tokenizer = load_model(str(task.start))
+    follower = Follower(processes)
+    build_trainer(
+        task.config, RunDirectory(task.run), model, tokenizer, start=task.start, rows=task.rows, reward=follower.score,
+        begin=follower.begin, on_step=lambda *_: None, on_validate=lambda *_: None, on_saved=lambda *_: None, stop=bool,
+        processes=processes,
+    ).train(resume_from_checkpoint=str(task.checkpoint) if task.checkpoint else None)  # fmt: skip
 
 
 class Learning:
@@ -36,7 +65,7 @@ class Learning:
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
-            reward=parts.reward, raw=raw, harm_penalty=price, record=parts.record,
+            reward=parts.reward, raw=raw, harm_penalty=price, record=parts.record, processes=parts.processes,
         )  # fmt: skip
 
     def __call__(self) -> Validator:
@@ -53,15 +82,17 @@ class Learning:
         if self.validator.parted and not run.ended:
             self._note_the_end()
         if done >= (parts.config.max_steps or 0) or run.ended:
+            parts.processes.share(None)
             return self.validator  # a Trainer that resumes at its last step would take one more
         rows = [
             {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
             for example in parts.train
         ]
+        parts.processes.share(Task(parts.config, run.path, self.start, checkpoint[1] if checkpoint else None, rows))
         trainer = build_trainer(
             parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score,
             begin=self.rewarder.begin, on_step=self._on_step, on_validate=self._on_validate, on_saved=self.validator.prune,
-            stop=lambda: bool(parts.stop.number) or self._at_an_end(),
+            stop=lambda: bool(parts.stop.number) or self._at_an_end(), processes=parts.processes,
         )  # fmt: skip
         # While student calls are in flight on the trainer's loop, all others go there too: they share the limit on concurrency.
         self.validator.run_async = lambda asked: asyncio.run_coroutine_threadsafe(asked, trainer.async_loop).result()

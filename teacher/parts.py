@@ -13,6 +13,7 @@ from student_clients import CountingStudent
 from student_clients.budget import ACCOUNT, NANO
 from teacher.config import TrainConfig
 from teacher.ledger import Ledger
+from teacher.processes import Processes
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory
 
@@ -62,6 +63,7 @@ class Parts:
     ledger: Ledger
     progress: Progress
     stop: StopSignal
+    processes: Processes
 
     def booked(self) -> dict[str, float]:
         """What the run's account says it cost; a process that was killed took its own count with it. Empty where nothing is booked."""

@@ -31,6 +31,7 @@ from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Parts, Progress
 from teacher.policy import TransformersPolicy, load_model, save_teacher
+from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
 from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
@@ -80,7 +81,8 @@ def warm_start(parts: Parts) -> Path:
         parts.progress.say(f"warm start: {len(given)} instructions from {warm.file}")
     if warm is not None and rows:
         work = run.path / "warm_start_work"
-        model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
+        with parts.processes.alone():
+            model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
         shutil.rmtree(work, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(folder)
@@ -168,7 +170,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     return result
 
 
-def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> dict[str, Any] | None:
+def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal, processes: Processes) -> dict[str, Any] | None:
     """Run all phases and return the summary; None where a signal stopped the run (it can be resumed).
 
     Raises SettingError before anything was started, RunError after.
@@ -210,7 +212,9 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         stack.callback(ledger.save)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
-        parts = Parts(config, run, train_set, validation_set, prompt, student, sampling(config.student), rubric, ledger, progress, stop)
+        parts = Parts(
+            config, run, train_set, validation_set, prompt, student, sampling(config.student), rubric, ledger, progress, stop, processes
+        )
         try:
             return phases(parts)
         except BudgetExhausted as error:
