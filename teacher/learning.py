@@ -27,14 +27,16 @@ class Learning:
         self.model, self.tokenizer = load_model(str(start))
         self.alarms = Alarms(config.alarms)
         price = config.reward.harm_penalty
-        raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward) if price else None
+        samples = config.student.samples
+        raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward, samples=samples) if price else None
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
             student=parts.student, params=parts.params, reward=parts.reward.observed, raw=raw, harm_penalty=price,
+            samples=samples,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
-            reward=parts.reward, raw=raw, harm_penalty=price, record=parts.record,
+            reward=parts.reward, raw=raw, harm_penalty=price, samples=samples, record=parts.record,
         )  # fmt: skip
 
     def __call__(self) -> Validator:

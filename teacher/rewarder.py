@@ -14,7 +14,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
-from rewards.episode import all_of, beside, correct, run_episode
+from rewards.episode import all_of, beside, correct, run_episode, worth
 from rewards.shape import repetition
 from teacher.policy import as_instruction
 
@@ -33,8 +33,10 @@ class Rewarder:
         reward: Reward,
         raw: RawOutcomes | None = None,
         harm_penalty: float = 0.0,
+        samples: int = 1,
         record: Callable[[int, list[Episode]], None],
     ) -> None:
+        """`samples`: answers that the student gives under each instruction; their mean is paid."""
         self.examples = {example.id: example for example in examples}
         self.tokenizer = tokenizer
         self.ends = ends
@@ -43,6 +45,7 @@ class Rewarder:
         self.reward = reward
         self.raw = raw
         self.harm_penalty = harm_penalty
+        self.samples = samples
         self.record = record
 
     async def score(
@@ -55,7 +58,9 @@ class Rewarder:
         instructions = [as_instruction(list(ids), self.tokenizer, self.ends) for ids in completion_ids]
         asked = [self.examples[name] for name in example_id]
         answers = all_of(
-            run_episode(example, instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
+            run_episode(
+                example, instruction, arm="train", student=self.student, params=self.params, reward=self.reward, samples=self.samples
+            )
             for example, instruction in zip(asked, instructions, strict=True)
         )
         # Where the budget ends one of the two, what the other has in flight is let finish.
@@ -73,7 +78,7 @@ class Rewarder:
         golds = [grade for episode in episodes if (grade := beside(episode, "correct")) is not None]
         if golds:
             log_metric("gold_rate", sum(golds) / len(golds))
-        return [episode.scores[0].value if episode.scores else None for episode in episodes]
+        return [worth(episode) for episode in episodes]
 
     async def _raw_grades(self, asked: list[Example]) -> dict[str, float | None]:
         return await self.raw(asked) if self.raw is not None else {}
@@ -86,7 +91,7 @@ def training_rates(episodes: Sequence[Episode]) -> dict[str, float]:
     return {
         "right_rate": sum(grades) / len(grades) if grades else 0.0,
         "silence_rate": sum(not episode.instruction.text for episode in episodes) / total,
-        "ill_formed_rate": sum("ill_formed" in score.parts for episode in episodes for score in episode.scores) / total,
+        "ill_formed_rate": sum(any("ill_formed" in score.parts for score in episode.scores) for episode in episodes) / total,
         "repetition_rate": sum(repetition(episode.instruction) for episode in episodes) / total,
         "distinct_rate": len({episode.instruction.text for episode in episodes}) / total,
         "failed_rate": 1 - len(grades) / total,

@@ -57,15 +57,15 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     warm = config.teacher.warm_start
     validations = -(-(config.max_steps or 0) // config.eval.every) + 1  # step 0, then every so often, then the last
-    calls = {
+    asked = {
         "warm_start": warm.questions * (1 + warm.samples) if warm else 0,
         "training": (config.max_steps or 0) * batch // args.num_iterations,
         "raw": (config.max_steps or 0) * batch // args.num_iterations // args.num_generations + config.task.validation_size
         if config.reward.harm_penalty
         else 0,
         "validation": validations * config.task.validation_size,
-        "evaluation": evaluation_calls(config),
     }
+    calls = {**{phase: count * config.student.samples for phase, count in asked.items()}, "evaluation": evaluation_calls(config)}
     return estimate(config, calls, trains=True)
 
 

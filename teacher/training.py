@@ -60,7 +60,7 @@ def warm_start(parts: Parts) -> Path:
         episodes = asyncio.run(
             best_of_n(
                 policy, asked, warm.samples, student=parts.student, params=parts.params, reward=parts.reward,
-                record=lambda wave: parts.record(0, wave),
+                answers=config.student.samples, record=lambda wave: parts.record(0, wave),
             )
         )  # fmt: skip
         kept = keep_best(episodes, random.Random(config.seed))
@@ -73,7 +73,9 @@ def warm_start(parts: Parts) -> Path:
             for name, text in kept
         ]
         solved = len({name for name, _ in kept})
-        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
+        parts.progress.say(
+            f"warm start: {len(episodes) * config.student.samples} answers for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept"
+        )
     if warm is not None and warm.file is not None:
         given = logged_rows(warm.file, parts.prompt)
         rows += given
