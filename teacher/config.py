@@ -94,6 +94,15 @@ class WarmStartConfig(Settings):
 LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=10.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
 
 
+class FilterConfig(Settings):
+    """How many of the questions that the warm start settled go into the batches of RL."""
+
+    raw_right: float = Field(default=1.0, ge=0, le=1)
+    """Share kept of the questions that were right raw; 1 = all."""
+    hopeless: float = Field(default=1.0, ge=0, le=1)
+    """Share kept of the questions that were right neither raw nor under any of the warm start's instructions; 1 = all."""
+
+
 class LoraConfig(Settings):
     """Train a low-rank adapter instead of all weights (peft)."""
 
@@ -141,6 +150,8 @@ class TrainConfig(Settings):
     algorithm: Algorithm = "grpo"
     """How the teacher learns: grpo (Shao et al., arXiv 2402.03300), rloo (Ahmadian et al., arXiv 2402.14740), ppo (Schulman et al.,
     arXiv 1707.06347)."""
+    filter: FilterConfig = FilterConfig()
+    """Which questions RL spends its calls on."""
     ppo: PPOConfig = PPOConfig()
     """PPO's value model; read by `algorithm: ppo` alone."""
     max_steps: int | None = Field(default=None, ge=0)

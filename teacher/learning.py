@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from exchange.command import RunError
+from exchange.records import Example
 from rewards.baseline import RawOutcomes
 from teacher.alarms import Alarms, diverged
-from teacher.algorithms import build_trainer
+from teacher.algorithms import build_trainer, questions_a_batch, trl_config
 from teacher.parts import COUNTED_AS, Parts
 from teacher.policy import end_ids, load_model
+from teacher.query_filter import choose, settled
 from teacher.rewarder import Rewarder
 from teacher.validation import Validator
 
@@ -56,7 +58,7 @@ class Learning:
             return self.validator  # a Trainer that resumes at its last step would take one more
         rows = [
             {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
-            for example in parts.train
+            for example in self._questions()
         ]
         trainer = build_trainer(
             parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score, on_step=self._on_step,
@@ -69,6 +71,20 @@ class Learning:
         if not parts.stop.number:
             self._note_the_end()
         return self.validator
+
+    def _questions(self) -> list[Example]:
+        """The training questions that the filter leaves; what it left out stands in the run's directory."""
+        parts = self.parts
+        kinds = settled(line for line in parts.run.lines("episodes.jsonl") if line["step"] == 0)
+        batch = questions_a_batch(trl_config(parts.config, parts.run.checkpoints))
+        kept, counts = choose(parts.train, kinds, parts.config.filter, seed=parts.config.seed, at_least=batch)
+        parts.run.note_filter(counts)
+        if len(kept) < len(parts.train):
+            parts.progress.say(
+                f"RL on {len(kept)} of {len(parts.train)} questions; left out: {counts['raw_right_left_out']} of {counts['raw_right']} "
+                f"that are right raw, {counts['hopeless_left_out']} of {counts['hopeless']} that no instruction made right"
+            )
+        return kept
 
     def _on_step(self, step: int, logs: dict[str, float]) -> None:
         parts = self.parts

@@ -5,6 +5,7 @@
         metrics.jsonl    a line a step
         episodes.jsonl   a line a training episode
         alarms.jsonl     signs of collapse, where there were any
+        filter.json      how many questions RL left out, by what the warm start found of them
         ended.json       why learning ended before its last step, where it did
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
@@ -148,6 +149,16 @@ class RunDirectory:
         """Why learning ended before its last step; None where it did not."""
         path = self.path / "ended.json"
         return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else None
+
+    @property
+    def filtered(self) -> dict[str, int] | None:
+        """Counts of questions by what the warm start found of them; None before RL."""
+        path = self.path / "filter.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def note_filter(self, counts: dict[str, int]) -> None:
+        """Write the counts down for the summary."""
+        write_json(self.path / "filter.json", counts)
 
     def end(self, reason: str) -> None:
         """Note that learning ended by itself, so that a resumed run does not begin it again."""

@@ -73,9 +73,8 @@ def warm_start(parts: Parts) -> Path:
             for name, text in kept
         ]
         solved = len({name for name, _ in kept})
-        parts.progress.say(
-            f"warm start: {len(episodes) * config.student.samples} answers for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept"
-        )
+        answers = len(episodes) * config.student.samples
+        parts.progress.say(f"warm start: {answers} answers for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
     if warm is not None and warm.file is not None:
         given = logged_rows(warm.file, parts.prompt)
         rows += given
@@ -152,6 +151,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "teacher_step": manifest["step"],
         "ended": run.ended,
         "alarms": run.lines("alarms.jsonl"),
+        "filter": run.filtered,
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],

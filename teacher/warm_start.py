@@ -47,7 +47,9 @@ async def best_of_n(
 ) -> list[Episode]:
     """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right.
 
-    `answers` are asked for under each; `record` gets each wave's episodes as they are paid for. Raises RunError where every call of a wave failed.
+    `answers` are asked for under each; `record` gets each wave's episodes as they are paid for.
+
+    Raises RunError where every call of a wave failed.
     """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
