@@ -279,16 +279,22 @@ REGISTRY: dict[Kind, Callable[[StudentConfig], Adapter]] = {
 }
 
 
-def make_student(config: StudentConfig, budget: BudgetConfig | None = None, account: Callable[[], Store] | None = None) -> CountingStudent:
+def make_student(
+    config: StudentConfig, budget: BudgetConfig | None = None, account: Callable[[], Store] | None = None, *, section: str = ""
+) -> CountingStudent:
     """The configured student in its wrappers, not yet connected or loaded (`check` does that).
 
     `account` opens the store that a run's spending is booked in; it is called when the first request is paid for. Both None = nothing is
-    booked. Raises SettingError, also where the student costs money and nobody said how much.
+    booked. `section` is where student and budget stand in the config, with a dot behind, for what is said of them.
+
+    Raises SettingError, also where the student costs money and nobody said how much.
     """
     price = price_of(config, budget) if budget is not None else None
     student = REGISTRY[config.kind](config)
     if price is not None and budget is not None and account is not None:
-        student = BudgetedStudent(student, price, account, limit_usd=budget.usd, extra_body=config.extra_body)
+        student = BudgetedStudent(
+            student, price, account, limit_usd=budget.usd, setting=f"{section}budget.usd", extra_body=config.extra_body
+        )
     if config.kind in ("openai", "vllm"):
         student = PacedStudent(student, config.pacing)
     if config.cache.enabled and config.kind != "replay":

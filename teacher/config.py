@@ -103,6 +103,16 @@ class FilterConfig(Settings):
     """Share kept of the questions that were right neither raw nor under any of the warm start's instructions; 1 = all."""
 
 
+class ValidationConfig(Settings):
+    """Who answers in validation and evaluation where it is not the training student: train on a cheap one, keep and measure what helps
+    another."""
+
+    student: StudentConfig | None = None
+    """Settings of that student, its cache and pacing included; None = the training student."""
+    budget: BudgetConfig = BudgetConfig()
+    """What may be spent on it, beside the run's `budget`."""
+
+
 class LoraConfig(Settings):
     """Train a low-rank adapter instead of all weights (peft)."""
 
@@ -141,6 +151,8 @@ class TrainConfig(Settings):
     """What is asked."""
     student: StudentConfig = StudentConfig()
     """Who answers."""
+    validation: ValidationConfig = ValidationConfig()
+    """Who answers in validation and evaluation."""
     teacher: TeacherConfig = TeacherConfig()
     """Who instructs."""
     reward: RewardConfig = RewardConfig()
@@ -167,6 +179,13 @@ class TrainConfig(Settings):
     """How the teacher is measured."""
     budget: BudgetConfig = BudgetConfig()
     """What the run may spend."""
+
+    def measured(self) -> TrainConfig:
+        """The settings of what is measured: those of the run, with the student and the budget of its validation."""
+        if self.validation.student is None:
+            return self
+        update = {"student": self.validation.student, "budget": self.validation.budget, "validation": ValidationConfig()}
+        return self.model_copy(update=update)
 
     @model_validator(mode="after")
     def _no_key_twice(self) -> TrainConfig:

@@ -30,11 +30,14 @@ class Learning:
         self.alarms = Alarms(config.alarms)
         price = config.reward.harm_penalty
         samples = config.student.samples
-        raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward, samples=samples) if price else None
+        raw = raw_seen = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward, samples=samples) if price else None
+        seen = parts.measuring
+        if price and seen.student is not parts.student:
+            raw_seen = RawOutcomes(student=seen.student, params=seen.params, reward=seen.reward, samples=seen.config.student.samples)
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-            student=parts.student, params=parts.params, reward=parts.reward.observed, raw=raw, harm_penalty=price,
-            samples=samples,
+            student=seen.student, params=seen.params, reward=seen.reward.observed, raw=raw_seen, harm_penalty=price,
+            samples=seen.config.student.samples,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,

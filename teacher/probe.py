@@ -25,12 +25,11 @@ from rewards.episode import all_of, correct, run_episode
 from rewards.format import well_formed
 from rewards.rubric import Rubric, check_reward
 from rewards.shape import leaks
-from student_clients import make_student, sampling
-from student_clients.errors import StudentError
+from student_clients import sampling
 from tasks import TASKS, answer_type_of
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_judges
+from teacher.parts import Panel
 from teacher.run_directory import RunDirectory, write_json
 from teacher.train import dry_run, read_config
 
@@ -199,19 +198,14 @@ def body(argv: list[str] | None) -> int:
         run = run or RunDirectory.create(config)
         return run
 
-    student = make_student(config.student, config.budget, lambda: directory().account())
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+    panel = Panel.of(config, lambda section: directory().account(section))
 
     async def measure() -> tuple[list[Example], list[Episode], list[Episode]]:
         try:
-            await student.check()
-            await check_judges(rubric)
-            return await ask(config, questions, args.samples, student, rubric)
-        except StudentError as error:
-            raise cannot_start(error) from None
+            await panel.check()
+            return await ask(config, questions, args.samples, panel.student, panel.reward)
         finally:
-            await student.aclose()
-            await rubric.aclose()
+            await panel.aclose()
 
     examples, raw, instructed = asyncio.run(measure())
     found = report(examples, raw, instructed, samples=args.samples, alpha=config.eval.alpha)

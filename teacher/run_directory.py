@@ -9,7 +9,7 @@
         ended.json       why learning ended before its last step, where it did
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
-        budget.sqlite3   what was spent, where the student costs money
+        budget.sqlite3   what was spent, where the student costs money; validation-budget.sqlite3 on the one that validates
         evaluation.jsonl, report.html, report.md, report.json    every answer of the evaluation, and what it shows
         summary.json     written last of all: a run that has one is finished
 
@@ -125,9 +125,13 @@ class RunDirectory:
             raise SettingError(f"{self.path}: another process is working on this run") from None
         return stream
 
-    def account(self) -> Store:
-        """Where the run's spending is booked."""
-        return open_store(str(self.path / "budget.sqlite3"))
+    def account_path(self, section: str = "") -> Path:
+        """The file that spending is booked in: on the training student, or on that of a config section as `validation.`."""
+        return self.path / f"{section.replace('.', '-')}budget.sqlite3"
+
+    def account(self, section: str = "") -> Store:
+        """Where spending is booked."""
+        return open_store(str(self.account_path(section)))
 
     @property
     def finished(self) -> bool:
@@ -196,7 +200,16 @@ class RunDirectory:
             ) from None
 
 
-MAY_CHANGE = ("eval.arms", "eval.include", "eval.search_calls", "budget", "student.pacing", "student.timeout_s", "student.cache")
+MAY_CHANGE = (
+    "eval.arms",
+    "eval.include",
+    "eval.search_calls",
+    "budget",
+    "validation.budget",
+    "student.pacing",
+    "student.timeout_s",
+    "student.cache",
+)
 """Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
 
 

@@ -65,8 +65,16 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         else 0,
         "validation": validations * config.task.validation_size,
     }
-    calls = {**{phase: count * config.student.samples for phase, count in asked.items()}, "evaluation": evaluation_calls(config)}
-    return estimate(config, calls, trains=True)
+    calls = {phase: count * config.student.samples for phase, count in asked.items()}
+    measured = config.measured()
+    evaluation = {"evaluation": evaluation_calls(measured)}
+    if measured is config:
+        return estimate(config, {**calls, **evaluation}, trains=True)
+    raw = config.task.validation_size if config.reward.harm_penalty else 0
+    validation = (calls.pop("validation") // config.student.samples + raw) * measured.student.samples
+    calls["raw"] -= raw * config.student.samples
+    seen = estimate(measured, {"validation": validation, **evaluation}, trains=False)
+    return {**estimate(config, calls, trains=True), "validation_student": seen}
 
 
 def body(argv: list[str] | None) -> int:

@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING, Any
 from exchange.command import RunError
 from exchange.records import Example
 from exchange.settings import SettingError
-from rewards.rubric import Rubric
-from student_clients import make_student, sampling
+from store import Store
 from student_clients.budget import BudgetExhausted
-from student_clients.errors import StudentError
 from tasks import TASKS
 from teacher.algorithms import lora_config, questions_a_batch, trl_config
 from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_before, check_judges, evaluate, publish
+from teacher.evaluate import check_before, evaluate, publish
 from teacher.learning import Learning
 from teacher.ledger import Ledger
-from teacher.parts import COUNTED_AS, Parts, Progress
+from teacher.parts import COUNTED_AS, Panel, Parts, Progress
 from teacher.policy import TransformersPolicy, load_model, save_teacher
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
@@ -91,8 +89,8 @@ def warm_start(parts: Parts) -> Path:
     return folder
 
 
-def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Validator, student_name: str) -> dict[str, Any]:
-    """Write the best validated weights as the run's teacher."""
+def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Validator, student: str, validated_on: str) -> dict[str, Any]:
+    """Write the best validated weights as the run's teacher; `student` taught it, `validated_on` chose it."""
     best = validator.best()
     assert best is not None, "step 0 is always validated"
     _, step, folder = best
@@ -107,7 +105,8 @@ def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Valid
         "id": f"{run.path.name}-step{step}",
         "task": config.task.name,
         "base_model": config.teacher.model,
-        "student": student_name,
+        "student": student,
+        **({"validated_on": validated_on} if validated_on != student else {}),
         "max_instruction_tokens": config.teacher.max_instruction_tokens,
         "step": step,
     }
@@ -122,7 +121,7 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     task = TASKS[config.task.name]
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
-    check_before(config)
+    check_before(config.measured())
     if config.teacher.warm_start is not None and config.teacher.warm_start.file is not None:
         logged_rows(config.teacher.warm_start.file, teacher_prompt(config))
     needed = questions_a_batch(trl_config(config, Path(os.devnull)))
@@ -140,9 +139,10 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     if parts.stop.number:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
-    manifest = export(config, run, start, validator, parts.student.name)
-    found = asyncio.run(evaluate(config, run.teacher, parts.student, parts.reward, account=run.account))
-    summary = publish(found, config, run.teacher, run.path)
+    manifest = export(config, run, start, validator, parts.student.name, parts.measuring.student.name)
+    seen = parts.measuring
+    found = asyncio.run(evaluate(seen.config, run.teacher, seen.student, seen.reward, account=seen.account))
+    summary = publish(found, seen.config, run.teacher, run.path)
     result = {
         "task": config.task.name,
         "algorithm": config.algorithm,
@@ -157,6 +157,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "teacher_sha256": manifest["sha256"],
         **({"parted_at": run.lines("validation.jsonl")[-1]["step"]} if validator.parted else {}),
         "student": {**parts.ledger.counts(), **parts.booked()},
+        **{name: {**counts, **parts.booked("validation.")} for name, counts in parts.ledger.validation_counts().items()},
         **parts.ledger.judges_counts(),
         "eval": summary.model_dump(mode="json"),
     }
@@ -194,28 +195,35 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
             stack.enter_context(run.lock())
         return run
 
-    student = make_student(config.student, config.budget, lambda: directory().account())
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+    def close(panel: Panel) -> None:
+        asyncio.run(panel.aclose())
+
+    def account(section: str) -> Store:
+        return directory().account(section)
+
+    panel = measuring = Panel.of(config, account)
+    if config.validation.student is not None:
+        measuring = Panel.of(config.measured(), account, section="validation.")
+    panels = (panel,) if measuring is panel else (panel, measuring)
     with stack:
-        stack.callback(lambda: asyncio.run(student.aclose()))
-        stack.callback(lambda: asyncio.run(rubric.aclose()))
+        for one in panels:
+            stack.callback(close, one)
         if run is not None:
             stack.enter_context(run.lock())
-        try:
-            asyncio.run(student.check())
-        except StudentError as error:
-            raise cannot_start(error) from None
-        asyncio.run(check_judges(rubric))
+        for one in panels:
+            asyncio.run(one.check())
         run = directory()
         run.write_config(config)  # a resumed run may have been given another budget
-        ledger = Ledger(run, student, rubric.counted)
+        ledger = Ledger(run, panel.student, panel.reward.counted, validation=measuring.student if measuring is not panel else None)
         stack.callback(ledger.save)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
-        parts = Parts(config, run, train_set, validation_set, prompt, student, sampling(config.student), rubric, ledger, progress, stop)
+        parts = Parts(
+            config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop, measuring
+        )  # fmt: skip
         try:
             return phases(parts)
         except BudgetExhausted as error:
-            raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
+            raise RunError(f"{error}; go on with --resume={run.path}") from None
         except OSError as error:
             raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None
