@@ -25,7 +25,7 @@ from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
 from teacher.run_directory import RunDirectory
 
-INHERITED = ("student", "teacher", "reward", "budget", "seed")
+INHERITED = ("variant", "student", "teacher", "reward", "budget", "seed")
 """What the teacher's run says of the world it was trained in."""
 
 LEFT_OUT = ("static", "untrained", "sft", "blind")

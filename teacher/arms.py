@@ -27,8 +27,9 @@ VOTES = (3, 9)
 
 def teacher_prompt(config: TrainConfig) -> TeacherPrompt:
     """The prompt of a resolved config: the named template, else the preset's."""
-    name = config.teacher.template or ("lab" if config.teacher.preset == "lab" else "default")
-    return TeacherPrompt.named(name, blind=config.teacher.blind)
+    drafts = config.variant == "three_step"
+    name = config.teacher.template or ("lab" if config.teacher.preset == "lab" else "default") + ("_three_step" if drafts else "")
+    return TeacherPrompt.named(name, blind=config.teacher.blind, drafts=drafts)
 
 
 def untrained_policy(config: TrainConfig, model_name: str, *, temperature: float = 0.0) -> TransformersPolicy:

@@ -157,6 +157,9 @@ class TrainConfig(Settings):
     """Who instructs."""
     reward: RewardConfig = RewardConfig()
     """What an answer is worth."""
+    variant: Literal["two_step", "three_step"] = "two_step"
+    """`two_step`: the student answers under the instruction; `three_step`: it drafts an answer, the teacher advises on the draft, and it
+    revises, at one more call a question and longer prompts. A three-step teacher is trained and evaluated; the server has no drafts."""
     stage: Literal["all", "sft"] = "all"
     """`sft`: the warm start alone, exported and measured; `all`: RL after it."""
     algorithm: Algorithm = "grpo"

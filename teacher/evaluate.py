@@ -27,10 +27,11 @@ from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml
 from rewards.rubric import Rubric, check_reward
 from store import Store
-from student_clients import CountingStudent
+from student_clients import CountingStudent, sampling
 from tasks import TASKS
 from teacher.arms import StudentPolicy, calls, check_arms, planned
 from teacher.config import TrainConfig, resolve
+from teacher.drafts import drafted
 from teacher.locate import find_teacher
 from teacher.parts import Panel
 from teacher.policy import read_manifest
@@ -63,6 +64,8 @@ async def evaluate(
     Raises RunError where an arm has not one scored answer: a table would show it as zero.
     """
     examples = examples or TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    if config.variant == "three_step":
+        examples = await drafted(examples, student=student, params=sampling(config.student))
     shop = Workshop(config, teacher, examples, student, rubric, account)
     names = names or planned(config, teacher)
     about: dict[str, str] = {}

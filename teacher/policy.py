@@ -94,7 +94,8 @@ class TransformersPolicy:
         self._worker = ThreadPoolExecutor(threads, thread_name_prefix="teacher")
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
-        """One instruction an example. A query that leaves no room for one in the model's context gets none (source "passthrough").
+        """One instruction an example. A query that leaves no room for one in the model's context gets none (source
+        "passthrough"), and so does one without a draft where the prompt shows one.
 
         Who cancels it stops the writing within a token, and is not held up where the model hangs: the next call has new threads.
         """
@@ -118,7 +119,8 @@ class TransformersPolicy:
         lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
         room = self.model.config.get_text_config().max_position_embeddings - self.max_instruction_tokens
         # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
-        order = sorted((i for i in range(len(prompts)) if lengths[i] <= room), key=lambda i: -lengths[i])
+        answered = [i for i in range(len(prompts)) if lengths[i] <= room and (examples[i].draft is not None or not self.prompt.drafts)]
+        order = sorted(answered, key=lambda i: -lengths[i])
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             for row, instruction in zip(rows, self._generate([prompts[i] for i in rows], given_up), strict=True):
@@ -206,6 +208,7 @@ def save_teacher(folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt
     manifest = {
         **facts,
         "blind": prompt.blind,
+        "variant": "three_step" if prompt.drafts else "two_step",
         "teacher_template": prompt.version,
         "advice_template": template_version(),
         "sha256": sha256,

@@ -29,6 +29,7 @@ from student_clients import sampling
 from tasks import TASKS, answer_type_of
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
+from teacher.drafts import drafted
 from teacher.parts import Panel
 from teacher.run_directory import RunDirectory, write_json
 from teacher.train import dry_run, read_config
@@ -63,6 +64,8 @@ async def ask(
     policy = untrained_policy(config, config.teacher.model)
     policy.temperature = float(config.trl.get("temperature", 1.0))
     params = sampling(config.student)
+    if config.variant == "three_step":
+        examples = await drafted(examples, student=student, params=params)
     raw = await _answers(examples, [Instruction(text="", source="silence")] * len(examples), "raw", student, params, reward)
     repeated = [example for example in examples for _ in range(samples)]
     instructions = await policy.instruct([example.public() for example in repeated])

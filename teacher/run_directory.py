@@ -177,9 +177,13 @@ class RunDirectory:
         for name in ("metrics.jsonl", "episodes.jsonl", "validation.jsonl", "alarms.jsonl"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             if (self.path / name).exists():
-                temporary = self.path / (name + ".tmp")
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                temporary.replace(self.path / name)
+                self.rewrite(name, kept)
+
+    def rewrite(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write a JSON-lines file so that it is the old one or the new one. Raises OSError."""
+        temporary = self.path / (name + ".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(self.path / name)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSON-lines file of the run; a torn last line is left out."""

@@ -49,7 +49,7 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """What the run would ask and cost, before anything is sent."""
-    from teacher.algorithms import trl_config
+    from teacher.algorithms import training_questions, trl_config
     from teacher.arms import calls as evaluation_calls
     from teacher.estimate import estimate
 
@@ -65,6 +65,8 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         else 0,
         "validation": validations * config.task.validation_size,
     }
+    if config.variant == "three_step":
+        asked["drafts"] = training_questions(config) + config.task.validation_size  # evaluation's are its raw arm
     calls = {phase: count * config.student.samples for phase, count in asked.items()}
     measured = config.measured()
     evaluation = {"evaluation": evaluation_calls(measured)}

@@ -21,9 +21,10 @@ from exchange.settings import SettingError
 from store import Store
 from student_clients.budget import BudgetExhausted
 from tasks import TASKS
-from teacher.algorithms import lora_config, questions_a_batch, trl_config
+from teacher.algorithms import lora_config, questions_a_batch, training_questions, trl_config
 from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
+from teacher.drafts import drafted
 from teacher.evaluate import check_before, evaluate, publish
 from teacher.learning import Learning
 from teacher.ledger import Ledger
@@ -130,6 +131,26 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     return train_set, validation_set
 
 
+def draft_all(
+    config: TrainConfig, run: RunDirectory, panel: Panel, measuring: Panel, train_set: list[Example], validation_set: list[Example]
+) -> tuple[list[Example], list[Example]]:
+    """The questions with the drafts of the students that will revise them. Of the training questions only as many as the run can use; what
+    has no draft is left out of them. Raises RunError where too few are left."""
+
+    async def ask() -> tuple[list[Example], list[Example]]:
+        wanted = train_set[: training_questions(config)]
+        return (
+            await drafted(wanted, student=panel.student, params=panel.params, run=run),
+            await drafted(validation_set, student=measuring.student, params=measuring.params, run=run, section=measuring.section),
+        )
+
+    train, validation = asyncio.run(ask())
+    kept = [example for example in train if example.draft is not None]
+    if len(kept) < questions_a_batch(trl_config(config, Path(os.devnull))):
+        raise RunError(f"{len(train) - len(kept)} of {len(train)} drafts failed, so no step has a batch; go on with --resume={run.path}")
+    return kept, validation
+
+
 def phases(parts: Parts) -> dict[str, Any] | None:
     """All phases of a prepared run; the summary, or None where a signal stopped it."""
     config, run = parts.config, parts.run
@@ -218,10 +239,12 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         stack.callback(ledger.save)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
-        parts = Parts(
-            config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop, measuring
-        )  # fmt: skip
         try:
+            if config.variant == "three_step":
+                train_set, validation_set = draft_all(config, run, panel, measuring, train_set, validation_set)
+            parts = Parts(
+                config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop, measuring
+            )  # fmt: skip
             return phases(parts)
         except BudgetExhausted as error:
             raise RunError(f"{error}; go on with --resume={run.path}") from None

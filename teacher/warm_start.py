@@ -96,7 +96,7 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
 
 
 def logged_rows(file: str, prompt: TeacherPrompt) -> list[dict[str, Any]]:
-    """Rows for `fine_tune` from JSON lines {"query", "instruction", "history"?}; an empty instruction is silence.
+    """Rows for `fine_tune` from JSON lines {"query", "instruction", "history"?, "draft"?}; an empty instruction is silence.
 
     Raises SettingError naming file and line.
     """
@@ -107,10 +107,17 @@ def logged_rows(file: str, prompt: TeacherPrompt) -> list[dict[str, Any]]:
             raise SettingError(f"{where}: field 'instruction' is missing or not text")
         try:
             example = PublicExample(
-                id=str(number), task="logged", split="train", query=text_of(line, "query", where), history=line.get("history") or ()
+                id=str(number),
+                task="logged",
+                split="train",
+                query=text_of(line, "query", where),
+                history=line.get("history") or (),
+                draft=line.get("draft"),
             )
         except ValidationError:
-            raise SettingError(f"{where}: field 'history' is no list of messages") from None
+            raise SettingError(f"{where}: field 'history' is no list of messages, or 'draft' no text") from None
+        if prompt.drafts and example.draft is None:
+            raise SettingError(f"{where}: field 'draft' is missing, which a three-step teacher advises on")
         rows.append(
             {
                 "prompt": [message.model_dump() for message in prompt.messages(example)],
