@@ -97,7 +97,7 @@ def test_the_prompt_is_history_then_the_filled_template(tmp_path):
     (tmp_path / "bad.txt").write_text("no slot")
     with pytest.raises(SettingError, match="exactly once"):
         TeacherPrompt.named(str(tmp_path / "bad.txt"))
-    with pytest.raises(SettingError, match="shipped templates: default, lab"):
+    with pytest.raises(SettingError, match="shipped templates: default, default_three_step, lab, lab_three_step"):
         TeacherPrompt.named("nothing")
 
 
