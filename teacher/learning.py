@@ -141,13 +141,23 @@ class Learning:
             f"--resume={run.path}"
         )
 
+    def _not_saved(self, error: Exception) -> RunError:
+        run = self.parts.run
+        reason = str(error).strip().splitlines()[0]
+        return RunError(
+            f"a checkpoint in {run.checkpoints} cannot be read or written ({reason}); free space, delete it where it is damaged, and go on "
+            f"from step {run.last_step()} with --resume={run.path}"
+        )
+
     @contextmanager
     def _errors_in_words(self) -> Iterator[None]:
         from safetensors import SafetensorError
 
         try:
             yield
-        except (ValueError, SafetensorError) as error:
+        except SafetensorError as error:
+            raise self._not_saved(error) from None
+        except ValueError as error:
             raise RunError(
                 f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {self.parts.run.checkpoints}, "
                 "delete it where it is damaged and go on from the one before"
@@ -155,4 +165,6 @@ class Learning:
         except RuntimeError as error:
             if "probability tensor contains" in str(error):
                 raise self._lost("no token can be sampled") from None
+            if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+                raise self._not_saved(error) from None
             raise

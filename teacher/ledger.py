@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -52,6 +53,11 @@ class Ledger:
 
     def wall_s(self) -> float:
         return round(self.wall_before_s + time.monotonic() - self.started, 1)
+
+    def save_if_possible(self) -> None:
+        """At the end of a run, which may end because the disk is full: what ended it is what is to be told."""
+        with contextlib.suppress(OSError):
+            self.save()
 
     def save(self) -> None:
         write_json(self.path, {"student": self.counts(), **self.validation_counts(), **self.judges_counts(), "wall_s": self.wall_s()})

@@ -29,7 +29,7 @@ from teacher.evaluate import check_before, evaluate, publish
 from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Panel, Parts, Progress
-from teacher.policy import TransformersPolicy, load_model, save_teacher
+from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
 from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
@@ -131,6 +131,14 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     return train_set, validation_set
 
 
+def all_that_fit(config: TrainConfig, examples: list[Example]) -> list[Example]:
+    """The training questions that the teacher has room to be asked. Raises SettingError where they are no batch."""
+    return with_room(
+        examples, config.teacher.model, teacher_prompt(config), max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
+        needed=questions_a_batch(trl_config(config, Path(os.devnull))),
+    )  # fmt: skip
+
+
 def draft_all(
     config: TrainConfig, run: RunDirectory, panel: Panel, measuring: Panel, train_set: list[Example], validation_set: list[Example]
 ) -> tuple[list[Example], list[Example]]:
@@ -205,6 +213,7 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
     if run is None:
         RunDirectory.check_free(config)
         load_model(config.teacher.model)  # a model that cannot be loaded is found out before a run is made of it
+    fit = all_that_fit(config, train_set)
 
     stack = ExitStack()
 
@@ -236,12 +245,16 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
         run = directory()
         run.write_config(config)  # a resumed run may have been given another budget
         ledger = Ledger(run, panel.student, panel.reward.counted, validation=measuring.student if measuring is not panel else None)
-        stack.callback(ledger.save)
+        stack.callback(ledger.save_if_possible)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
+        if len(fit) < len(train_set):
+            progress.say(f"{len(train_set) - len(fit)} of {len(train_set)} training questions are too long for the teacher, and left out")
+            train_set = fit
         try:
             if config.variant == "three_step":
                 train_set, validation_set = draft_all(config, run, panel, measuring, train_set, validation_set)
+                train_set = all_that_fit(config, train_set)
             parts = Parts(
                 config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop, measuring
             )  # fmt: skip
