@@ -5,10 +5,14 @@ Exit 2: a setting or argument is wrong and nothing was started. Exit 1: the run 
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
 from exchange.settings import SettingError
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+"""A disk that is full, over its quota, read-only, somebody else's, or that takes no larger file."""
 
 
 class RunError(RuntimeError):
@@ -24,6 +28,12 @@ def run_command(name: str, body: Callable[[], int]) -> int:
         return 2
     except RunError as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = error.filename or "a file"
+        print(f"{name}: {where} cannot be written ({error.strerror}); mend that and start it again, what is whole is kept", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)

@@ -1,8 +1,9 @@
-"""The one composer: `[system][history][instruction block + query]`.
+"""The one composer: `[system][history][instruction block + query]`, and on a draft `[system][history][query][draft][instruction block +
+request to revise]`.
 
 Training, evaluation, A/B runs and serving all compose here. The per-query text comes last, so that a provider's prefix cache keeps
 working; the instruction is data at user level in a delimited block, never above the app's system prompt. Silence (empty text) gives
-exactly the raw messages.
+exactly the raw messages, whose answer a draft is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ def _template() -> str:
 
 
 @cache
+def _revise() -> str:
+    return (TEMPLATE.parent / "revise.txt").read_text(encoding="utf-8").removesuffix("\n")
+
+
+@cache
 def template_version() -> str:
     """sha256 of the template file: part of cache keys and of a teacher's manifest."""
     return hashlib.sha256(TEMPLATE.read_bytes()).hexdigest()
@@ -38,6 +44,9 @@ def compose(example: PublicExample, instruction: Instruction) -> tuple[Message, 
     messages = raw_messages(example)
     if not instruction.text:
         return messages
+    if example.draft is not None:
+        advice = compose_query(_revise(), instruction.text)
+        return (*messages, Message(role="assistant", content=example.draft), Message(role="user", content=advice))
     return (*messages[:-1], Message(role="user", content=compose_query(example.query, instruction.text)))
 
 

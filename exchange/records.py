@@ -35,6 +35,8 @@ class PublicExample(Record):
     query: str
     system: str | None = None
     history: tuple[Message, ...] = ()
+    draft: str | None = None
+    """What the student answered at first, where it is to be advised on that (three-step variant); None = it answers only once."""
 
 
 class Example(PublicExample):

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction
-from rewards.episode import all_of, correct, counted, run_episode
+from rewards.episode import all_of, correct, run_episode
 
 
 class RawOutcomes:
-    """Grades in [0, 1] of the student's raw answers, by example id; None where it failed or could not be judged."""
+    """Mean grades in [0, 1] of the student's raw answers, by example id; None where it failed or could not be judged."""
 
-    def __init__(self, *, student: StudentClient, params: SamplingParams, reward: Reward) -> None:
+    def __init__(self, *, student: StudentClient, params: SamplingParams, reward: Reward, samples: int = 1) -> None:
+        """`samples`: answers a question."""
+        self.samples = samples
         self.student = student
         self.params = params
         self.reward = reward
@@ -33,7 +35,8 @@ class RawOutcomes:
             asked = [example for example in wanted.values() if self._grades.get((example.split, example.id)) is None]
             silence = Instruction(text="", source="silence")
             episodes = await all_of(
-                run_episode(example, silence, arm="raw", student=self.student, params=self.params, reward=self.reward) for example in asked
+                run_episode(example, silence, arm="raw", student=self.student, params=self.params, reward=self.reward, samples=self.samples)
+                for example in asked
             )
             for example, episode in zip(asked, episodes, strict=True):
                 self._grades[example.split, example.id] = correct(episode)
@@ -42,13 +45,14 @@ class RawOutcomes:
 
 def charge_harm(episodes: Sequence[Episode], raw: Mapping[str, float | None], penalty: float) -> list[Episode]:
     """The episodes with a part `harm` in each score: minus `penalty` times what the instruction lost against the raw answer, 0 where the
-    raw grade is not known or nothing was lost."""
+    raw grade is not known or nothing was lost. Means are compared, not single answers: an instruction that changes nothing would else pay
+    for the student's own noise."""
     charged = []
     for episode in episodes:
-        before = raw.get(episode.example_id)
+        before, after = raw.get(episode.example_id), correct(episode)
+        lost = 0.0 if before is None or after is None else max(0.0, before - after)
         scores = []  # what a gate refused has its price already, whatever the answer
         for score in episode.scores:
-            lost = 0.0 if before is None or score.value is None else max(0.0, before - score.parts[counted(score)])
             if lost and score.value is not None and not {"ill_formed", "leakage"} & set(score.parts):
                 part = -penalty * lost
                 score = score.model_copy(update={"value": score.value + part, "parts": {**score.parts, "harm": part}})

@@ -75,6 +75,12 @@ def correct(episode: Episode) -> float | None:
     return sum(grades) / len(grades) if grades else None
 
 
+def worth(episode: Episode) -> float | None:
+    """What an instruction is paid: the mean value of its answers; None where none could be judged."""
+    values = [score.value for score in episode.scores if score.value is not None]
+    return sum(values) / len(values) if values else None
+
+
 def beside(episode: Episode, name: str) -> float | None:
     """The mean of what was measured beside under that name; None where it was not."""
     found = [score.beside[name] for score in episode.scores if name in score.beside]

@@ -88,10 +88,14 @@ def load(source: TeacherSource, name: str, *, batch_size: int, threads: int, tim
 
         return StaticTeacher(f"static:{name}", hashlib.sha256(source.text.encode()).hexdigest(), "any", FixedPolicy(source.text))
     from teacher.locate import find_teacher
-    from teacher.policy import load_teacher
+    from teacher.policy import load_teacher, read_manifest
     from teacher.remote import remote_teacher
 
     folder = find_teacher(source.folder)
+    if read_manifest(folder).get("variant") == "three_step":
+        raise SettingError(
+            f"{folder}: a three-step teacher advises on a draft, and a request brings none; it is for training and evaluation"
+        )
     try:
         if source.base_url is not None:
             assert source.model is not None

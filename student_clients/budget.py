@@ -144,16 +144,18 @@ class BudgetedStudent(StudentWrapper):
         account: Callable[[], Store],
         *,
         limit_usd: float | None,
+        setting: str = "budget.usd",
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         """`account` opens the store that is booked in, at the first request. `limit_usd` None = book without a limit. `extra_body` is
-        what the client adds to every request: its tokens are paid for too."""
+        what the client adds to every request: its tokens are paid for too. `setting` is what the limit is called."""
         super().__init__(client)
         self._extra_tokens = len(json.dumps(dict(extra_body))) if extra_body else 0
         self.price = price
         self._open_account = account
         self._opened: Store | None = None
         self.limit_usd = limit_usd
+        self.setting = setting
         self._lock = threading.Lock()
         self._in_flight = 0
         self._warned = 0.0
@@ -255,8 +257,9 @@ class BudgetedStudent(StudentWrapper):
             spent, held = totals.get("spent", 0), totals.get("held", 0)
             if not others or limit is None or spent + amount > limit:
                 raise BudgetExhausted(
-                    f"budget.usd={self.limit_usd:g}: {spent / NANO:.4f} dollars are spent, {held / NANO:.4f} held for requests of unknown "
-                    f"outcome, and the next could cost {amount / NANO:.4f}; give more with --budget.usd, what was answered is kept"
+                    f"{self.setting}={self.limit_usd:g}: {spent / NANO:.4f} dollars are spent, {held / NANO:.4f} held for requests of "
+                    f"unknown outcome, and the next could cost {amount / NANO:.4f}; give more with --{self.setting}, what was answered is "
+                    "kept"
                 )
             await asyncio.sleep(POLL_S)
 

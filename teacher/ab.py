@@ -25,7 +25,7 @@ from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
 from teacher.run_directory import RunDirectory
 
-INHERITED = ("student", "teacher", "reward", "budget", "seed")
+INHERITED = ("variant", "student", "teacher", "reward", "budget", "seed")
 """What the teacher's run says of the world it was trained in."""
 
 LEFT_OUT = ("static", "untrained", "sft", "blind")
@@ -35,7 +35,11 @@ LEFT_OUT = ("static", "untrained", "sft", "blind")
 def config_for(prompts: str, teacher: Path, flags: list[tuple[str, Any]]) -> TrainConfig:
     """The settings: the run's where the teacher has one, the file as task `own`, the flags on top. Raises SettingError."""
     run = RunDirectory(teacher.parent)
-    held = {key: value for key, value in run.config().items() if key in INHERITED} if (run.path / "config.yaml").is_file() else {}
+    held = run.config() if (run.path / "config.yaml").is_file() else {}
+    validation = held.get("validation", {})
+    if validation.get("student") is not None:
+        held |= validation  # what was measured then is measured now
+    held = {key: value for key, value in held.items() if key in INHERITED}
     if not Path(prompts).is_file():
         raise SettingError(f"{prompts}: no such file; give one of JSON lines with a question and its right answer")
     for name, _ in flags:

@@ -6,6 +6,7 @@ TRL owns generation, advantages and the loss. The student is asked by `teacher.r
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ def lora_config(config: TrainConfig) -> Any:
 def questions_a_batch(args: Any) -> int:
     """Questions that one generated batch holds; fewer training questions than that would train nothing."""
     return int(args.generation_batch_size // args.num_generations)
+
+
+def training_questions(config: TrainConfig) -> int:
+    """Training questions that a run can use: those of its warm start and of all batches that it generates, at most all there are."""
+    args = trl_config(config, Path(os.devnull))
+    batches = math.ceil((config.max_steps or 0) * args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
+    warm = config.teacher.warm_start.questions if config.teacher.warm_start is not None else 0
+    needed: int = max(warm, batches * questions_a_batch(args), questions_a_batch(args))
+    return min(config.task.train_size, needed)
 
 
 def build_trainer(

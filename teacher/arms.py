@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +27,9 @@ VOTES = (3, 9)
 
 def teacher_prompt(config: TrainConfig) -> TeacherPrompt:
     """The prompt of a resolved config: the named template, else the preset's."""
-    name = config.teacher.template or ("lab" if config.teacher.preset == "lab" else "default")
-    return TeacherPrompt.named(name, blind=config.teacher.blind)
+    drafts = config.variant == "three_step"
+    name = config.teacher.template or ("lab" if config.teacher.preset == "lab" else "default") + ("_three_step" if drafts else "")
+    return TeacherPrompt.named(name, blind=config.teacher.blind, drafts=drafts)
 
 
 def untrained_policy(config: TrainConfig, model_name: str, *, temperature: float = 0.0) -> TransformersPolicy:
@@ -119,12 +121,12 @@ def warm_start_of(config: TrainConfig, teacher: Path | None) -> Path | None:
 
 
 def training_calls(teacher: Path | None) -> int | None:
-    """Instructions that the teacher's training tried on the student; None where its run is not at hand."""
+    """Answers that the teacher's training asked the student for; None where its run is not at hand."""
     log = teacher.parent / "episodes.jsonl" if teacher is not None else None
     if log is None or not log.is_file():
         return None
     with log.open("rb") as stream:
-        return sum(1 for _ in stream) or None
+        return sum(max(1, len(json.loads(line)["completions"])) for line in stream if line.endswith(b"\n")) or None
 
 
 def planned(config: TrainConfig, teacher: Path | None) -> list[str]:

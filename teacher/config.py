@@ -94,6 +94,25 @@ class WarmStartConfig(Settings):
 LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=10.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
 
 
+class FilterConfig(Settings):
+    """How many of the questions that the warm start settled go into the batches of RL."""
+
+    raw_right: float = Field(default=1.0, ge=0, le=1)
+    """Share kept of the questions that were right raw; 1 = all."""
+    hopeless: float = Field(default=1.0, ge=0, le=1)
+    """Share kept of the questions that were right neither raw nor under any of the warm start's instructions; 1 = all."""
+
+
+class ValidationConfig(Settings):
+    """Who answers in validation and evaluation where it is not the training student: train on a cheap one, keep and measure what helps
+    another."""
+
+    student: StudentConfig | None = None
+    """Settings of that student, its cache and pacing included; None = the training student."""
+    budget: BudgetConfig = BudgetConfig()
+    """What may be spent on it, beside the run's `budget`."""
+
+
 class LoraConfig(Settings):
     """Train a low-rank adapter instead of all weights (peft)."""
 
@@ -132,15 +151,22 @@ class TrainConfig(Settings):
     """What is asked."""
     student: StudentConfig = StudentConfig()
     """Who answers."""
+    validation: ValidationConfig = ValidationConfig()
+    """Who answers in validation and evaluation."""
     teacher: TeacherConfig = TeacherConfig()
     """Who instructs."""
     reward: RewardConfig = RewardConfig()
     """What an answer is worth."""
+    variant: Literal["two_step", "three_step"] = "two_step"
+    """`two_step`: the student answers under the instruction; `three_step`: it drafts an answer, the teacher advises on the draft, and it
+    revises, at one more call a question and longer prompts. A three-step teacher is trained and evaluated; the server has no drafts."""
     stage: Literal["all", "sft"] = "all"
     """`sft`: the warm start alone, exported and measured; `all`: RL after it."""
     algorithm: Algorithm = "grpo"
     """How the teacher learns: grpo (Shao et al., arXiv 2402.03300), rloo (Ahmadian et al., arXiv 2402.14740), ppo (Schulman et al.,
     arXiv 1707.06347)."""
+    filter: FilterConfig = FilterConfig()
+    """Which questions RL spends its calls on."""
     ppo: PPOConfig = PPOConfig()
     """PPO's value model; read by `algorithm: ppo` alone."""
     rollout_ahead: int = Field(default=0, ge=0, le=8)
@@ -159,6 +185,13 @@ class TrainConfig(Settings):
     """How the teacher is measured."""
     budget: BudgetConfig = BudgetConfig()
     """What the run may spend."""
+
+    def measured(self) -> TrainConfig:
+        """The settings of what is measured: those of the run, with the student and the budget of its validation."""
+        if self.validation.student is None:
+            return self
+        update = {"student": self.validation.student, "budget": self.validation.budget, "validation": ValidationConfig()}
+        return self.model_copy(update=update)
 
     @model_validator(mode="after")
     def _no_key_twice(self) -> TrainConfig:

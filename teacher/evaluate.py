@@ -27,12 +27,13 @@ from exchange.records import Episode, Example
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml
 from rewards.rubric import Rubric, check_reward
 from store import Store
-from student_clients import CountingStudent, make_student, sampling
-from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
+from student_clients import CountingStudent, sampling
 from tasks import TASKS
 from teacher.arms import StudentPolicy, calls, check_arms, planned
 from teacher.config import TrainConfig, resolve
+from teacher.drafts import drafted
 from teacher.locate import find_teacher
+from teacher.parts import Panel
 from teacher.policy import read_manifest
 from teacher.run_directory import MAY_CHANGE, RunDirectory, git_commit, write_json
 from teacher.workshop import Workshop, latencies
@@ -63,6 +64,8 @@ async def evaluate(
     Raises RunError where an arm has not one scored answer: a table would show it as zero.
     """
     examples = examples or TASKS[config.task.name].load(config.task, "test", config.eval.n)
+    if config.variant == "three_step":
+        examples = await drafted(examples, student=student, params=sampling(config.student))
     shop = Workshop(config, teacher, examples, student, rubric, account)
     names = names or planned(config, teacher)
     about: dict[str, str] = {}
@@ -129,21 +132,6 @@ def check_before(config: TrainConfig) -> None:
     check_arms(config)
 
 
-def cannot_start(error: StudentError, who: str = "student") -> Exception:
-    """What a failed check of the student, or of a judge, means to the user: a setting to mend, or a server to start."""
-    mendable = isinstance(error, StudentUnknownModel | StudentAuthError | StudentBadRequest)
-    return SettingError(f"{who}.model: {error}") if mendable else RunError(f"{who}: {error}")
-
-
-async def check_judges(rubric: Rubric) -> None:
-    """Raises SettingError or RunError where a judge of the rubric cannot judge."""
-    for name, judge in rubric.judges.items():
-        try:
-            await judge.check()
-        except StudentError as error:
-            raise cannot_start(error, "the judge that pays" if name == "judge" else "reward.second") from None
-
-
 def config_of(argument: str | None, flags: list[tuple[str, object]]) -> tuple[TrainConfig, Path | None, RunDirectory | None]:
     """(config, teacher folder, run directory) for the command's argument. With a config, a teacher of another task is left out."""
     if argument is not None and Path(argument).is_dir():
@@ -173,11 +161,11 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the student calls, then stop")
     args, rest = parse_known(parser, argv)
     config, teacher, run = config_of(args.target, parse_flags(rest))
-    check_before(config)
+    check_before(config.measured())
     if args.dry_run:
         from teacher.estimate import estimate
 
-        cost = estimate(config, {"evaluation": calls(config, teacher)}, trains=False)
+        cost = estimate(config.measured(), {"evaluation": calls(config.measured(), teacher)}, trains=False)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(cost, indent=1))
         return 0
     return carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
@@ -192,7 +180,10 @@ def carry_out(
     examples: list[Example] | None = None,
     names: Sequence[str] | None = None,
 ) -> int:
-    """Ask the student, print the table, write reports and summary.json: into the run's directory, else a new one. `title` may hold {n}."""
+    """Ask the student (the one that validates, where the run has one), print the table, write reports and summary.json.
+
+    They go into the run's directory, else into a new one. `title` may hold {n}.
+    """
     started = time.monotonic()
 
     def directory() -> RunDirectory:
@@ -201,25 +192,19 @@ def carry_out(
         run = run or RunDirectory.create(config)
         return run
 
-    student = make_student(config.student, config.budget, lambda: directory().account())
-
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+    measured = config.measured()
+    panel = Panel.of(measured, lambda section: directory().account(section), section="" if measured is config else "validation.")
+    student, rubric = panel.student, panel.reward
 
     async def measure() -> Evaluation:
         try:
-            await student.check()
-            await check_judges(rubric)
-            return await evaluate(config, teacher, student, rubric, account=lambda: directory().account(), examples=examples, names=names)
-        except StudentError as error:
-            raise cannot_start(error) from None
+            await panel.check()
+            return await evaluate(measured, teacher, student, rubric, account=panel.account, examples=examples, names=names)
         finally:
-            try:
-                await student.aclose()
-            finally:
-                await rubric.aclose()
+            await panel.aclose()
 
     found = asyncio.run(measure())
-    summary = publish(found, config, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
+    summary = publish(found, measured, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
     print(f"teacher: {teacher}")
     path = directory().path / "summary.json"
     head: dict[str, Any] = {

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from exchange.command import RunError
+from exchange.records import Example
 from rewards.baseline import RawOutcomes
 from teacher.alarms import Alarms, diverged
-from teacher.algorithms import build_trainer
+from teacher.algorithms import build_trainer, questions_a_batch, trl_config
 from teacher.config import TrainConfig
 from teacher.parts import COUNTED_AS, Parts
 from teacher.policy import end_ids, load_model
 from teacher.processes import Processes
+from teacher.query_filter import choose, settled
 from teacher.rewarder import Follower, Rewarder
 from teacher.run_directory import RunDirectory
 from teacher.validation import Validator
@@ -57,15 +59,19 @@ class Learning:
         self.model, self.tokenizer = load_model(str(start))
         self.alarms = Alarms(config.alarms)
         price = config.reward.harm_penalty
-        raw = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward) if price else None
+        samples = config.student.samples
+        raw = raw_seen = RawOutcomes(student=parts.student, params=parts.params, reward=parts.reward, samples=samples) if price else None
+        seen = parts.measuring
+        if price and seen.student is not parts.student:
+            raw_seen = RawOutcomes(student=seen.student, params=seen.params, reward=seen.reward, samples=seen.config.student.samples)
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-            student=parts.student, params=parts.params, reward=parts.reward.observed, raw=raw, harm_penalty=price,
-            asked=parts.ledger.asked,
+            student=seen.student, params=seen.params, reward=seen.reward.observed, raw=raw_seen, harm_penalty=price,
+            samples=seen.config.student.samples, asked=parts.ledger.asked,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
-            reward=parts.reward, raw=raw, harm_penalty=price, record=parts.record, processes=parts.processes,
+            reward=parts.reward, raw=raw, harm_penalty=price, samples=samples, record=parts.record, processes=parts.processes,
         )  # fmt: skip
 
     def __call__(self) -> Validator:
@@ -86,7 +92,7 @@ class Learning:
             return self.validator  # a Trainer that resumes at its last step would take one more
         rows = [
             {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
-            for example in parts.train
+            for example in self._questions()
         ]
         parts.processes.share(Task(parts.config, run.path, self.start, checkpoint[1] if checkpoint else None, rows))
         trainer = build_trainer(
@@ -106,6 +112,20 @@ class Learning:
         if not parts.stop.number:
             self._note_the_end()
         return self.validator
+
+    def _questions(self) -> list[Example]:
+        """The training questions that the filter leaves; what it left out stands in the run's directory."""
+        parts = self.parts
+        kinds = settled(line for line in parts.run.lines("episodes.jsonl") if line["step"] == 0)
+        batch = questions_a_batch(trl_config(parts.config, parts.run.checkpoints))
+        kept, counts = choose(parts.train, kinds, parts.config.filter, seed=parts.config.seed, at_least=batch)
+        parts.run.note_filter(counts)
+        if len(kept) < len(parts.train):
+            parts.progress.say(
+                f"RL on {len(kept)} of {len(parts.train)} questions; left out: {counts['raw_right_left_out']} of {counts['raw_right']} "
+                f"that are right raw, {counts['hopeless_left_out']} of {counts['hopeless']} that no instruction made right"
+            )
+        return kept
 
     def _on_step(self, step: int, logs: dict[str, float]) -> None:
         parts = self.parts
@@ -159,13 +179,23 @@ class Learning:
             f"--resume={run.path}"
         )
 
+    def _not_saved(self, error: Exception) -> RunError:
+        run = self.parts.run
+        reason = str(error).strip().splitlines()[0]
+        return RunError(
+            f"a checkpoint in {run.checkpoints} cannot be read or written ({reason}); free space, delete it where it is damaged, and go on "
+            f"from step {run.last_step()} with --resume={run.path}"
+        )
+
     @contextmanager
     def _errors_in_words(self) -> Iterator[None]:
         from safetensors import SafetensorError
 
         try:
             yield
-        except (ValueError, SafetensorError) as error:
+        except SafetensorError as error:
+            raise self._not_saved(error) from None
+        except ValueError as error:
             raise RunError(
                 f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {self.parts.run.checkpoints}, "
                 "delete it where it is damaged and go on from the one before"
@@ -173,4 +203,6 @@ class Learning:
         except RuntimeError as error:
             if "probability tensor contains" in str(error):
                 raise self._lost("no token can be sampled") from None
+            if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+                raise self._not_saved(error) from None
             raise

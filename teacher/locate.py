@@ -20,7 +20,9 @@ def find_teacher(flag: str | None = None) -> Path:
                 return folder
         raise SettingError(f"teacher {named!r}: holds no {MANIFEST}; give a run directory or its teacher/ folder")
     for manifest in sorted(runs_dir().glob(f"*/teacher/{MANIFEST}"), reverse=True):
-        if not read_manifest(manifest.parent)["blind"]:  # a blind control is taken where it is named, never found
+        facts = read_manifest(manifest.parent)
+        # A blind control, or one that the server could not ask, is taken where it is named, never found.
+        if not facts["blind"] and facts.get("variant", "two_step") == "two_step":
             return manifest.parent
     shipped = weights_dir("arithmetic") / "trained_teacher"
     if (shipped / MANIFEST).is_file():

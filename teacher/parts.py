@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example
+from exchange.settings import SettingError
 from rewards.rubric import Rubric
-from student_clients import CountingStudent
+from store import Store
+from student_clients import CountingStudent, make_student, sampling
 from student_clients.budget import ACCOUNT, NANO
+from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
 from teacher.config import TrainConfig
 from teacher.ledger import Ledger
 from teacher.processes import Processes
@@ -49,6 +54,61 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Who answers, and what the answers are worth."""
+
+    config: TrainConfig
+    """Whose `student` it is."""
+    section: str
+    """`validation.` where it is the one that validates alone, else empty."""
+    student: CountingStudent
+    reward: Rubric
+    account: Callable[[], Store]
+
+    @classmethod
+    def of(cls, config: TrainConfig, account: Callable[[str], Store], *, section: str = "") -> Panel:
+        """Of `config.student`, judged by `config.reward`; both book in `account(section)`. Raises SettingError."""
+
+        def own_account() -> Store:
+            return account(section)
+
+        try:
+            student = make_student(config.student, config.budget, own_account, section=section)
+        except SettingError as error:
+            raise SettingError(f"{section}{error}") from None
+        reward = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=own_account)
+        return cls(config, section, student, reward, own_account)
+
+    @property
+    def params(self) -> SamplingParams:
+        return sampling(self.config.student)
+
+    async def check(self) -> None:
+        """Raises SettingError or RunError where student or judges cannot answer."""
+        try:
+            await self.student.check()
+        except StudentError as error:
+            raise cannot_start(error, f"{self.section}student") from None
+        for name, judge in self.reward.judges.items():
+            try:
+                await judge.check()
+            except StudentError as error:
+                raise cannot_start(error, "the judge that pays" if name == "judge" else "reward.second") from None
+
+    async def aclose(self) -> None:
+        try:
+            await self.student.aclose()
+        finally:
+            await self.reward.aclose()
+
+
+def cannot_start(error: StudentError, who: str) -> Exception:
+    """What a failed check of a student or judge means to the user: a setting to mend, or a server to start."""
+    mendable = isinstance(error, StudentUnknownModel | StudentAuthError | StudentBadRequest)
+    return SettingError(f"{who}.model: {error}") if mendable else RunError(f"{who}: {error}")
+
+
+@dataclass(frozen=True)
 class Parts:
     """What every phase of a run works with."""
 
@@ -63,17 +123,20 @@ class Parts:
     ledger: Ledger
     progress: Progress
     stop: StopSignal
+    measuring: Panel
+    """Who answers in validation and evaluation: the training student, unless another one is named."""
     processes: Processes
 
-    def booked(self) -> dict[str, float]:
+    def booked(self, section: str = "") -> dict[str, float]:
         """What the run's account says it cost; a process that was killed took its own count with it. Empty where nothing is booked."""
-        if not (self.run.path / "budget.sqlite3").exists():
+        if not self.run.account_path(section).exists():
             return {}
-        totals = asyncio.run(self.run.account().totals(ACCOUNT))
+        totals = asyncio.run(self.run.account(section).totals(ACCOUNT))
         held = totals.get("held", 0) / NANO
-        limit = f" of {self.config.budget.usd:g}" if self.config.budget.usd is not None else ""
+        budget = self.config.validation.budget if section else self.config.budget
+        limit = f" of {budget.usd:g}" if budget.usd is not None else ""
         self.progress.say(
-            f"budget: {totals.get('spent', 0) / NANO:.4f}{limit} dollars spent, {held:.4f} held for requests of unknown outcome"
+            f"{section}budget: {totals.get('spent', 0) / NANO:.4f}{limit} dollars spent, {held:.4f} held for requests of unknown outcome"
         )
         return {"cost_usd": totals.get("spent", 0) / NANO}
 

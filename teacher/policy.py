@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exchange.compose import template_version
 from exchange.protocols import InstructionPolicy
@@ -23,6 +23,7 @@ from lab.weights_folder import file_sha256, model_dir
 from teacher.prompt import TeacherPrompt
 
 MANIFEST = "teacher.json"
+Fitting = TypeVar("Fitting", bound=PublicExample)
 
 
 def resolve_model(name: str) -> str:
@@ -67,6 +68,30 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
+def with_room(examples: Sequence[Fitting], name: str, prompt: TeacherPrompt, *, max_instruction_tokens: int, needed: int) -> list[Fitting]:
+    """Those whose prompt leaves room for an instruction in the context of the model `name`: the others could never be taught.
+
+    Raises SettingError where fewer than `needed` are left.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    path = resolve_model(name)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+    turns = [[message.model_dump() for message in prompt.messages(example)] for example in examples]
+    texts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    kept = [example for example, length in zip(examples, lengths, strict=True) if length + max_instruction_tokens <= context]
+    if len(kept) < needed:
+        raise SettingError(
+            f"teacher.model={name!r}: the prompts of {len(examples) - len(kept)} of {len(examples)} questions leave no room for "
+            f"{max_instruction_tokens} tokens of instruction in its context of {context} (the longest takes {max(lengths, default=0)}), "
+            f"and a batch needs {needed}; take a teacher with a longer context, a shorter teacher.template or questions, or lower "
+            "teacher.max_instruction_tokens"
+        )
+    return kept
+
+
 class TransformersPolicy:
     """Writes instructions with a causal LM. Greedy at temperature 0."""
 
@@ -94,7 +119,8 @@ class TransformersPolicy:
         self._worker = ThreadPoolExecutor(threads, thread_name_prefix="teacher")
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
-        """One instruction an example. A query that leaves no room for one in the model's context gets none (source "passthrough").
+        """One instruction an example. A query that leaves no room for one in the model's context gets none (source
+        "passthrough"), and so does one without a draft where the prompt shows one.
 
         Who cancels it stops the writing within a token, and is not held up where the model hangs: the next call has new threads.
         """
@@ -118,7 +144,8 @@ class TransformersPolicy:
         lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
         room = self.model.config.get_text_config().max_position_embeddings - self.max_instruction_tokens
         # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
-        order = sorted((i for i in range(len(prompts)) if lengths[i] <= room), key=lambda i: -lengths[i])
+        answered = [i for i in range(len(prompts)) if lengths[i] <= room and (examples[i].draft is not None or not self.prompt.drafts)]
+        order = sorted(answered, key=lambda i: -lengths[i])
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             for row, instruction in zip(rows, self._generate([prompts[i] for i in rows], given_up), strict=True):
@@ -206,6 +233,7 @@ def save_teacher(folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt
     manifest = {
         **facts,
         "blind": prompt.blind,
+        "variant": "three_step" if prompt.drafts else "two_step",
         "teacher_template": prompt.version,
         "advice_template": template_version(),
         "sha256": sha256,

@@ -25,12 +25,12 @@ from rewards.episode import all_of, correct, run_episode
 from rewards.format import well_formed
 from rewards.rubric import Rubric, check_reward
 from rewards.shape import leaks
-from student_clients import make_student, sampling
-from student_clients.errors import StudentError
+from student_clients import sampling
 from tasks import TASKS, answer_type_of
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_judges
+from teacher.drafts import drafted
+from teacher.parts import Panel
 from teacher.run_directory import RunDirectory, write_json
 from teacher.train import dry_run, read_config
 
@@ -64,6 +64,8 @@ async def ask(
     policy = untrained_policy(config, config.teacher.model)
     policy.temperature = float(config.trl.get("temperature", 1.0))
     params = sampling(config.student)
+    if config.variant == "three_step":
+        examples = await drafted(examples, student=student, params=params)
     raw = await _answers(examples, [Instruction(text="", source="silence")] * len(examples), "raw", student, params, reward)
     repeated = [example for example in examples for _ in range(samples)]
     instructions = await policy.instruct([example.public() for example in repeated])
@@ -199,19 +201,14 @@ def body(argv: list[str] | None) -> int:
         run = run or RunDirectory.create(config)
         return run
 
-    student = make_student(config.student, config.budget, lambda: directory().account())
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+    panel = Panel.of(config, lambda section: directory().account(section))
 
     async def measure() -> tuple[list[Example], list[Episode], list[Episode]]:
         try:
-            await student.check()
-            await check_judges(rubric)
-            return await ask(config, questions, args.samples, student, rubric)
-        except StudentError as error:
-            raise cannot_start(error) from None
+            await panel.check()
+            return await ask(config, questions, args.samples, panel.student, panel.reward)
         finally:
-            await student.aclose()
-            await rubric.aclose()
+            await panel.aclose()
 
     examples, raw, instructed = asyncio.run(measure())
     found = report(examples, raw, instructed, samples=args.samples, alpha=config.eval.alpha)

@@ -16,7 +16,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
-from rewards.episode import all_of, beside, correct, run_episode
+from rewards.episode import all_of, beside, correct, run_episode, worth
 from rewards.shape import repetition
 from teacher.policy import as_instruction
 from teacher.processes import Processes
@@ -68,10 +68,12 @@ class Rewarder:
         reward: Reward,
         raw: RawOutcomes | None = None,
         harm_penalty: float = 0.0,
+        samples: int = 1,
         record: Callable[[int, list[Episode]], None],
         processes: Processes | None = None,
     ) -> None:
-        """`processes`: those whose instructions this one scores beside its own."""
+        """`samples`: answers that the student gives under each instruction; their mean is paid. `processes`: those whose instructions this
+        one scores beside its own."""
         self.examples = {example.id: example for example in examples}
         self.tokenizer = tokenizer
         self.ends = ends
@@ -80,6 +82,7 @@ class Rewarder:
         self.reward = reward
         self.raw = raw
         self.harm_penalty = harm_penalty
+        self.samples = samples
         self.record = record
         self.processes = processes or Processes()
         self._begun: deque[Future[Asked]] = deque()
@@ -113,14 +116,16 @@ class Rewarder:
         golds = [grade for episode in episodes if (grade := beside(episode, "correct")) is not None]
         if golds:
             log_metric("gold_rate", sum(golds) / len(golds))
-        values = [episode.scores[0].value if episode.scores else None for episode in episodes]
+        values = [worth(episode) for episode in episodes]
         return local_part(self.processes.share(values), self.processes)
 
     async def _ask(self, batches: list[Batch]) -> Asked:
         instructions = [as_instruction(list(ids), self.tokenizer, self.ends) for batch, _ in batches for ids in batch]
         asked = [self.examples[name] for _, names in batches for name in names]
         answers = all_of(
-            run_episode(example, instruction, arm="train", student=self.student, params=self.params, reward=self.reward)
+            run_episode(
+                example, instruction, arm="train", student=self.student, params=self.params, reward=self.reward, samples=self.samples
+            )
             for example, instruction in zip(asked, instructions, strict=True)
         )
         # Where the budget ends one of the two, what the other has in flight is let finish.
@@ -142,7 +147,7 @@ def training_rates(episodes: Sequence[Episode]) -> dict[str, float]:
     return {
         "right_rate": sum(grades) / len(grades) if grades else 0.0,
         "silence_rate": sum(not episode.instruction.text for episode in episodes) / total,
-        "ill_formed_rate": sum("ill_formed" in score.parts for episode in episodes for score in episode.scores) / total,
+        "ill_formed_rate": sum(any("ill_formed" in score.parts for score in episode.scores) for episode in episodes) / total,
         "repetition_rate": sum(repetition(episode.instruction) for episode in episodes) / total,
         "distinct_rate": len({episode.instruction.text for episode in episodes}) / total,
         "failed_rate": 1 - len(grades) / total,

@@ -5,10 +5,11 @@
         metrics.jsonl    a line a step
         episodes.jsonl   a line a training episode
         alarms.jsonl     signs of collapse, where there were any
+        filter.json      how many questions RL left out, by what the warm start found of them
         ended.json       why learning ended before its last step, where it did
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
-        budget.sqlite3   what was spent, where the student costs money
+        budget.sqlite3   what was spent, where the student costs money; validation-budget.sqlite3 on the one that validates
         evaluation.jsonl, report.html, report.md, report.json    every answer of the evaluation, and what it shows
         summary.json     written last of all: a run that has one is finished
 
@@ -124,9 +125,13 @@ class RunDirectory:
             raise SettingError(f"{self.path}: another process is working on this run") from None
         return stream
 
-    def account(self) -> Store:
-        """Where the run's spending is booked."""
-        return open_store(str(self.path / "budget.sqlite3"))
+    def account_path(self, section: str = "") -> Path:
+        """The file that spending is booked in: on the training student, or on that of a config section as `validation.`."""
+        return self.path / f"{section.replace('.', '-')}budget.sqlite3"
+
+    def account(self, section: str = "") -> Store:
+        """Where spending is booked."""
+        return open_store(str(self.account_path(section)))
 
     @property
     def finished(self) -> bool:
@@ -149,6 +154,16 @@ class RunDirectory:
         path = self.path / "ended.json"
         return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else None
 
+    @property
+    def filtered(self) -> dict[str, int] | None:
+        """Counts of questions by what the warm start found of them; None before RL."""
+        path = self.path / "filter.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def note_filter(self, counts: dict[str, int]) -> None:
+        """Write the counts down for the summary."""
+        write_json(self.path / "filter.json", counts)
+
     def end(self, reason: str) -> None:
         """Note that learning ended by itself, so that a resumed run does not begin it again."""
         write_json(self.path / "ended.json", {"step": self.last_step(), "reason": reason})
@@ -162,9 +177,13 @@ class RunDirectory:
         for name in ("metrics.jsonl", "episodes.jsonl", "validation.jsonl", "alarms.jsonl"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             if (self.path / name).exists():
-                temporary = self.path / (name + ".tmp")
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                temporary.replace(self.path / name)
+                self.rewrite(name, kept)
+
+    def rewrite(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write a JSON-lines file so that it is the old one or the new one. Raises OSError."""
+        temporary = self.path / (name + ".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(self.path / name)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSON-lines file of the run; a torn last line is left out."""
@@ -185,7 +204,16 @@ class RunDirectory:
             ) from None
 
 
-MAY_CHANGE = ("eval.arms", "eval.include", "eval.search_calls", "budget", "student.pacing", "student.timeout_s", "student.cache")
+MAY_CHANGE = (
+    "eval.arms",
+    "eval.include",
+    "eval.search_calls",
+    "budget",
+    "validation.budget",
+    "student.pacing",
+    "student.timeout_s",
+    "student.cache",
+)
 """Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
 
 

@@ -50,7 +50,7 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """What the run would ask and cost, before anything is sent."""
-    from teacher.algorithms import trl_config
+    from teacher.algorithms import training_questions, trl_config
     from teacher.arms import calls as evaluation_calls
     from teacher.estimate import estimate
 
@@ -58,16 +58,26 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     warm = config.teacher.warm_start
     validations = -(-(config.max_steps or 0) // config.eval.every) + 1  # step 0, then every so often, then the last
-    calls = {
+    asked = {
         "warm_start": warm.questions * (1 + warm.samples) if warm else 0,
         "training": (config.max_steps or 0) * batch // args.num_iterations,
         "raw": (config.max_steps or 0) * batch // args.num_iterations // args.num_generations + config.task.validation_size
         if config.reward.harm_penalty
         else 0,
         "validation": validations * config.task.validation_size,
-        "evaluation": evaluation_calls(config),
     }
-    return estimate(config, calls, trains=True)
+    if config.variant == "three_step":
+        asked["drafts"] = training_questions(config) + config.task.validation_size  # evaluation's are its raw arm
+    calls = {phase: count * config.student.samples for phase, count in asked.items()}
+    measured = config.measured()
+    evaluation = {"evaluation": evaluation_calls(measured)}
+    if measured is config:
+        return estimate(config, {**calls, **evaluation}, trains=True)
+    raw = config.task.validation_size if config.reward.harm_penalty else 0
+    validation = (calls.pop("validation") // config.student.samples + raw) * measured.student.samples
+    calls["raw"] -= raw * config.student.samples
+    seen = estimate(measured, {"validation": validation, **evaluation}, trains=False)
+    return {**estimate(config, calls, trains=True), "validation_student": seen}
 
 
 def follow_main(processes: Processes) -> int:

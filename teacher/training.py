@@ -18,19 +18,18 @@ from typing import TYPE_CHECKING, Any
 from exchange.command import RunError
 from exchange.records import Example
 from exchange.settings import SettingError
-from rewards.rubric import Rubric
-from student_clients import make_student, sampling
+from store import Store
 from student_clients.budget import BudgetExhausted
-from student_clients.errors import StudentError
 from tasks import TASKS
-from teacher.algorithms import lora_config, questions_a_batch, trl_config
+from teacher.algorithms import lora_config, questions_a_batch, training_questions, trl_config
 from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
-from teacher.evaluate import cannot_start, check_before, check_judges, evaluate, publish
+from teacher.drafts import drafted
+from teacher.evaluate import check_before, evaluate, publish
 from teacher.learning import Learning
 from teacher.ledger import Ledger
-from teacher.parts import COUNTED_AS, Parts, Progress
-from teacher.policy import TransformersPolicy, load_model, save_teacher
+from teacher.parts import COUNTED_AS, Panel, Parts, Progress
+from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
 from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
 from teacher.validation import Validator
@@ -61,7 +60,7 @@ def warm_start(parts: Parts) -> Path:
         episodes = asyncio.run(
             best_of_n(
                 policy, asked, warm.samples, student=parts.student, params=parts.params, reward=parts.reward,
-                record=lambda wave: parts.record(0, wave),
+                answers=config.student.samples, record=lambda wave: parts.record(0, wave),
             )
         )  # fmt: skip
         kept = keep_best(episodes, random.Random(config.seed))
@@ -74,7 +73,8 @@ def warm_start(parts: Parts) -> Path:
             for name, text in kept
         ]
         solved = len({name for name, _ in kept})
-        parts.progress.say(f"warm start: {len(episodes)} calls for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
+        answers = len(episodes) * config.student.samples
+        parts.progress.say(f"warm start: {answers} answers for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
     if warm is not None and warm.file is not None:
         given = logged_rows(warm.file, parts.prompt)
         rows += given
@@ -92,8 +92,8 @@ def warm_start(parts: Parts) -> Path:
     return folder
 
 
-def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Validator, student_name: str) -> dict[str, Any]:
-    """Write the best validated weights as the run's teacher."""
+def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Validator, student: str, validated_on: str) -> dict[str, Any]:
+    """Write the best validated weights as the run's teacher; `student` taught it, `validated_on` chose it."""
     best = validator.best()
     assert best is not None, "step 0 is always validated"
     _, step, folder = best
@@ -108,7 +108,8 @@ def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Valid
         "id": f"{run.path.name}-step{step}",
         "task": config.task.name,
         "base_model": config.teacher.model,
-        "student": student_name,
+        "student": student,
+        **({"validated_on": validated_on} if validated_on != student else {}),
         "max_instruction_tokens": config.teacher.max_instruction_tokens,
         "step": step,
     }
@@ -123,13 +124,41 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     task = TASKS[config.task.name]
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
-    check_before(config)
+    check_before(config.measured())
     if config.teacher.warm_start is not None and config.teacher.warm_start.file is not None:
         logged_rows(config.teacher.warm_start.file, teacher_prompt(config))
     needed = questions_a_batch(trl_config(config, Path(os.devnull)))
     if len(train_set) < needed:
         raise SettingError(f"task {config.task.name}: {len(train_set)} training questions are fewer than the {needed} of one step's batch")
     return train_set, validation_set
+
+
+def all_that_fit(config: TrainConfig, examples: list[Example]) -> list[Example]:
+    """The training questions that the teacher has room to be asked. Raises SettingError where they are no batch."""
+    return with_room(
+        examples, config.teacher.model, teacher_prompt(config), max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
+        needed=questions_a_batch(trl_config(config, Path(os.devnull))),
+    )  # fmt: skip
+
+
+def draft_all(
+    config: TrainConfig, run: RunDirectory, panel: Panel, measuring: Panel, train_set: list[Example], validation_set: list[Example]
+) -> tuple[list[Example], list[Example]]:
+    """The questions with the drafts of the students that will revise them. Of the training questions only as many as the run can use; what
+    has no draft is left out of them. Raises RunError where too few are left."""
+
+    async def ask() -> tuple[list[Example], list[Example]]:
+        wanted = train_set[: training_questions(config)]
+        return (
+            await drafted(wanted, student=panel.student, params=panel.params, run=run),
+            await drafted(validation_set, student=measuring.student, params=measuring.params, run=run, section=measuring.section),
+        )
+
+    train, validation = asyncio.run(ask())
+    kept = [example for example in train if example.draft is not None]
+    if len(kept) < questions_a_batch(trl_config(config, Path(os.devnull))):
+        raise RunError(f"{len(train) - len(kept)} of {len(train)} drafts failed, so no step has a batch; go on with --resume={run.path}")
+    return kept, validation
 
 
 def phases(parts: Parts) -> dict[str, Any] | None:
@@ -141,9 +170,10 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     if parts.stop.number:
         print(f"stopped with a checkpoint; go on with: python -m teacher.train --resume={run.path}", file=sys.stderr)
         return None
-    manifest = export(config, run, start, validator, parts.student.name)
-    found = asyncio.run(evaluate(config, run.teacher, parts.student, parts.reward, account=run.account))
-    summary = publish(found, config, run.teacher, run.path)
+    manifest = export(config, run, start, validator, parts.student.name, parts.measuring.student.name)
+    seen = parts.measuring
+    found = asyncio.run(evaluate(seen.config, run.teacher, seen.student, seen.reward, account=seen.account))
+    summary = publish(found, seen.config, run.teacher, run.path)
     result = {
         "task": config.task.name,
         "algorithm": config.algorithm,
@@ -152,11 +182,13 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "teacher_step": manifest["step"],
         "ended": run.ended,
         "alarms": run.lines("alarms.jsonl"),
+        "filter": run.filtered,
         "wall_s": parts.ledger.wall_s(),
         "run_dir": str(run.path),
         "teacher_sha256": manifest["sha256"],
         **({"parted_at": run.lines("validation.jsonl")[-1]["step"]} if validator.parted else {}),
         "student": {**parts.ledger.counts(), **parts.booked()},
+        **{name: {**counts, **parts.booked("validation.")} for name, counts in parts.ledger.validation_counts().items()},
         **parts.ledger.judges_counts(),
         "eval": summary.model_dump(mode="json"),
     }
@@ -183,6 +215,7 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal, proce
     if run is None:
         RunDirectory.check_free(config)
         load_model(config.teacher.model)  # a model that cannot be loaded is found out before a run is made of it
+    fit = all_that_fit(config, train_set)
 
     stack = ExitStack()
 
@@ -194,30 +227,42 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal, proce
             stack.enter_context(run.lock())
         return run
 
-    student = make_student(config.student, config.budget, lambda: directory().account())
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
+    def close(panel: Panel) -> None:
+        asyncio.run(panel.aclose())
+
+    def account(section: str) -> Store:
+        return directory().account(section)
+
+    panel = measuring = Panel.of(config, account)
+    if config.validation.student is not None:
+        measuring = Panel.of(config.measured(), account, section="validation.")
+    panels = (panel,) if measuring is panel else (panel, measuring)
     with stack:
-        stack.callback(lambda: asyncio.run(student.aclose()))
-        stack.callback(lambda: asyncio.run(rubric.aclose()))
+        for one in panels:
+            stack.callback(close, one)
         if run is not None:
             stack.enter_context(run.lock())
-        try:
-            asyncio.run(student.check())
-        except StudentError as error:
-            raise cannot_start(error) from None
-        asyncio.run(check_judges(rubric))
+        for one in panels:
+            asyncio.run(one.check())
         run = directory()
         run.write_config(config)  # a resumed run may have been given another budget
-        ledger = Ledger(run, student, rubric.counted)
-        stack.callback(ledger.save)
+        ledger = Ledger(run, panel.student, panel.reward.counted, validation=measuring.student if measuring is not panel else None)
+        stack.callback(ledger.save_if_possible)
         progress = Progress(config.max_steps or 0)
         progress.say(f"run {run.path}")
-        parts = Parts(
-            config, run, train_set, validation_set, prompt, student, sampling(config.student), rubric, ledger, progress, stop, processes
-        )
+        if len(fit) < len(train_set):
+            progress.say(f"{len(train_set) - len(fit)} of {len(train_set)} training questions are too long for the teacher, and left out")
+            train_set = fit
         try:
+            if config.variant == "three_step":
+                train_set, validation_set = draft_all(config, run, panel, measuring, train_set, validation_set)
+                train_set = all_that_fit(config, train_set)
+            parts = Parts(
+                config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop,
+                measuring, processes,
+            )  # fmt: skip
             return phases(parts)
         except BudgetExhausted as error:
-            raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
+            raise RunError(f"{error}; go on with --resume={run.path}") from None
         except OSError as error:
             raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None

@@ -24,7 +24,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
-from rewards.episode import beside, correct
+from rewards.episode import beside, correct, worth
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
@@ -49,6 +49,7 @@ class Validator:
         reward: Reward,
         raw: RawOutcomes | None = None,
         harm_penalty: float = 0.0,
+        samples: int = 1,
         asked: Callable[[], dict[str, int]] = dict,
     ) -> None:
         """`asked`: what the run has asked of its student so far, for the step's line."""
@@ -62,6 +63,7 @@ class Validator:
         self.reward = reward
         self.raw = raw
         self.harm_penalty = harm_penalty
+        self.samples = samples
         self.asked = asked
         self.run_async: Callable[[Coroutine[Any, Any, Validated]], Validated] = asyncio.run
 
@@ -72,7 +74,7 @@ class Validator:
         """
         policy = TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
         episodes, raw = self.run_async(self._episodes(policy))
-        values = [e.scores[0].value for e in episodes if e.scores and e.scores[0].value is not None]
+        values = [value for e in episodes if (value := worth(e)) is not None]
         if not values:
             reason = next((e.error for e in episodes if e.error), "no answer could be judged")
             raise RunError(f"validation at step {step}: not one question could be scored ({reason}); go on with --resume={self.run.path}")
@@ -96,7 +98,9 @@ class Validator:
 
     async def _episodes(self, policy: TransformersPolicy) -> Validated:
         raw = await self.raw(self.examples) if self.raw is not None else {}
-        episodes = await run_arm("validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward)
+        episodes = await run_arm(
+            "validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward, samples=self.samples
+        )
         return charge_harm(episodes, raw, self.harm_penalty), raw
 
     def _second(self, episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import SettingError
-from rewards.episode import COUNTED, all_of, counted, run_episode
+from rewards.episode import COUNTED, all_of, correct, counted, run_episode, worth
 from tasks.source import read_lines, text_of
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
@@ -28,6 +28,8 @@ from teacher.prompt import TeacherPrompt
 
 WAVE = 4
 """Instructions a question and wave: small enough to stop early, large enough that a slow student is kept busy."""
+MOSTLY = 0.75
+"""Mean grade from which several answers of a student that samples count as right: three of four."""
 KEPT = 2
 """Instructions kept a question at most, so that easy questions do not drown the rest."""
 
@@ -40,16 +42,19 @@ async def best_of_n(
     student: StudentClient,
     params: SamplingParams,
     reward: Reward,
+    answers: int = 1,
     record: Callable[[list[Episode]], None],
 ) -> list[Episode]:
     """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right.
 
-    `record` gets each wave's episodes as they are paid for. Raises RunError where every call of a wave failed.
+    `answers` are asked for under each; `record` gets each wave's episodes as they are paid for.
+
+    Raises RunError where every call of a wave failed.
     """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
         wave = await all_of(
-            run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward)
+            run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward, samples=answers)
             for example, instruction in zip(asked, instructions, strict=True)
         )
         record(wave)
@@ -69,18 +74,20 @@ async def best_of_n(
 
 
 def pays(episode: Episode) -> bool:
-    """Whether the student was right, or clearly preferred, under a well-formed instruction or silence."""
+    """Whether the student was right, or clearly preferred, under a well-formed instruction or silence; of several answers in the mean."""
     judged = [score for score in episode.scores if score.value is not None]
-    good = bool(judged) and all(score.parts[name] >= COUNTED[name] for score in judged for name in (counted(score),))
-    return good and not any(name in score.parts for score in judged for name in ("ill_formed", "leakage"))
+    grade = correct(episode)
+    if grade is None or grade < (COUNTED[counted(judged[0])] if len(judged) == 1 else MOSTLY):
+        return False
+    return not any(name in score.parts for score in judged for name in ("ill_formed", "leakage"))
 
 
 def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, str]]:
     """(example id, instruction) of the paying episodes of highest value, distinct, at most KEPT a question."""
     by_example: dict[str, dict[str, float]] = defaultdict(dict)
     for episode in episodes:
-        if pays(episode) and episode.scores[0].value is not None:
-            by_example[episode.example_id][episode.instruction.text] = episode.scores[0].value
+        if pays(episode) and (value := worth(episode)) is not None:
+            by_example[episode.example_id][episode.instruction.text] = value
     kept: list[tuple[str, str]] = []
     for example_id, texts in by_example.items():
         best = [text for text in texts if texts[text] == max(texts.values())]
@@ -89,7 +96,7 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
 
 
 def logged_rows(file: str, prompt: TeacherPrompt) -> list[dict[str, Any]]:
-    """Rows for `fine_tune` from JSON lines {"query", "instruction", "history"?}; an empty instruction is silence.
+    """Rows for `fine_tune` from JSON lines {"query", "instruction", "history"?, "draft"?}; an empty instruction is silence.
 
     Raises SettingError naming file and line.
     """
@@ -100,10 +107,17 @@ def logged_rows(file: str, prompt: TeacherPrompt) -> list[dict[str, Any]]:
             raise SettingError(f"{where}: field 'instruction' is missing or not text")
         try:
             example = PublicExample(
-                id=str(number), task="logged", split="train", query=text_of(line, "query", where), history=line.get("history") or ()
+                id=str(number),
+                task="logged",
+                split="train",
+                query=text_of(line, "query", where),
+                history=line.get("history") or (),
+                draft=line.get("draft"),
             )
         except ValidationError:
-            raise SettingError(f"{where}: field 'history' is no list of messages") from None
+            raise SettingError(f"{where}: field 'history' is no list of messages, or 'draft' no text") from None
+        if prompt.drafts and example.draft is None:
+            raise SettingError(f"{where}: field 'draft' is missing, which a three-step teacher advises on")
         rows.append(
             {
                 "prompt": [message.model_dump() for message in prompt.messages(example)],

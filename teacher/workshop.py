@@ -41,6 +41,7 @@ from teacher.arms import (
     warm_start_of,
 )  # fmt: skip
 from teacher.config import TrainConfig
+from teacher.drafts import drafted
 from teacher.policy import load_teacher
 
 BIGGER = "lab:arithmetic/student_b"
@@ -175,6 +176,8 @@ class Workshop:
 
     async def _ask(self, texts: Sequence[str], examples: Sequence[Example]) -> Outcomes:
         """(texts, examples) grades on training questions; all are asked at once, the client bounds the concurrency."""
+        if self.config.variant == "three_step":
+            examples = await drafted(examples, student=self.student, params=self.params)
         episodes = await all_of(
             run_episode(example, Instruction(text=text, source="static" if text else "silence"), arm="search", student=self.student,
                         params=self.params, reward=self.reward)

@@ -34,7 +34,7 @@ def test_neither_text_is_taken_for_a_slot():
 
 def test_public_drops_what_no_model_may_see():
     public = EXAMPLE.public()
-    assert set(public.model_dump()) == {"id", "task", "split", "query", "system", "history"}
+    assert set(public.model_dump()) == {"id", "task", "split", "query", "system", "history", "draft"}
     assert type(public).__name__ == "PublicExample"
 
 

@@ -8,7 +8,7 @@ import pytest
 from exchange.records import Message, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import TransformersPolicy, as_instruction, end_ids, load_model, load_teacher, save_teacher
+from teacher.policy import TransformersPolicy, as_instruction, end_ids, load_model, load_teacher, save_teacher, with_room
 from teacher.prompt import HIDDEN, TeacherPrompt
 
 EXAMPLES = [
@@ -97,7 +97,7 @@ def test_the_prompt_is_history_then_the_filled_template(tmp_path):
     (tmp_path / "bad.txt").write_text("no slot")
     with pytest.raises(SettingError, match="exactly once"):
         TeacherPrompt.named(str(tmp_path / "bad.txt"))
-    with pytest.raises(SettingError, match="shipped templates: default, lab"):
+    with pytest.raises(SettingError, match="shipped templates: default, default_three_step, lab, lab_three_step"):
         TeacherPrompt.named("nothing")
 
 
@@ -121,3 +121,21 @@ def test_the_manifest_is_json_with_both_template_versions(base, tmp_path):
     save_teacher(tmp_path / "t", *base, TeacherPrompt.named("lab"), {"id": "t", "task": "x", "max_instruction_tokens": 8})
     manifest = json.loads((tmp_path / "t" / "teacher.json").read_text())
     assert {len(manifest[key]) for key in ("sha256", "teacher_template", "advice_template")} == {64}
+
+
+def test_a_teacher_without_a_chat_template_is_refused(tmp_path):
+    source = weights_dir("arithmetic") / "teacher"
+    for path in source.iterdir():
+        if path.name != "chat_template.jinja":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(SettingError, match="its tokenizer has no chat template; use an instruct model or add one"):
+        load_model(str(tmp_path))
+
+
+def test_questions_that_leave_no_room_are_left_out_and_too_few_are_refused():
+    long = EXAMPLES[0].model_copy(update={"query": "long words " * 3000})
+    prompt = TeacherPrompt.named("lab")
+    kept = with_room([EXAMPLES[0], long, EXAMPLES[1]], "lab:arithmetic/teacher", prompt, max_instruction_tokens=40, needed=2)
+    assert kept == EXAMPLES
+    with pytest.raises(SettingError, match="the prompts of 1 of 3 questions leave no room for 40 tokens"):
+        with_room([EXAMPLES[0], long, EXAMPLES[1]], "lab:arithmetic/teacher", prompt, max_instruction_tokens=40, needed=3)

@@ -23,7 +23,7 @@ def tokenizer():
     return load_model("lab:arithmetic/teacher")[1]
 
 
-def score(answer, tokenizer, texts, names):
+def score(answer, tokenizer, texts, names, **more):
     recorded, metrics = [], {}
     rewarder = Rewarder(
         EXAMPLES,
@@ -33,6 +33,7 @@ def score(answer, tokenizer, texts, names):
         params=SamplingParams(),
         reward=Rubric(RewardConfig()),
         record=lambda step, episodes: recorded.append((step, episodes)),
+        **more,
     )
     ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
     values = asyncio.run(
@@ -96,3 +97,34 @@ def test_harm_is_charged_against_the_raw_answer(tokenizer):
     assert values == [-0.5, 1.05, 0.0]
     assert metrics["harm_rate"] == pytest.approx(1 / 3) and metrics["help_rate"] == 0.0
     assert asked.count("0?") == 2 and asked.count("1?") == 1  # silence itself asks question 0 raw once more
+
+
+def taking_turns(*texts):
+    """A student that gives these answers one after another."""
+    left = iter(texts)
+    return lambda messages: next(left)
+
+
+def test_several_answers_pay_their_mean(tokenizer):
+    """Four answers, three of them right; of a silence two right, each with its bonus; what cannot be judged is left out of the mean."""
+    student = taking_turns("#### 0", "#### 0", "#### 9", "#### 0", "#### 0", "#### 9", "#### 9", "#### 0")
+    values, recorded, metrics = score(student, tokenizer, ["Add the numbers.", ""], ["0", "0"], samples=4)
+    assert values == [0.75, pytest.approx(1.05 / 2)]
+    assert [len(episode.scores) for episode in recorded[0][1]] == [4, 4]
+    assert metrics["right_rate"] == pytest.approx(0.625) and metrics["ill_formed_rate"] == 0.0
+
+
+def test_harm_is_a_difference_of_means(tokenizer):
+    """Raw is right twice in four, the instruction twice in four: that harms nothing, though single answers differ. Once in four costs."""
+    for answers, expected in [
+        (("#### 0", "#### 9", "#### 9", "#### 0"), 0.5),
+        (("#### 0", "#### 9", "#### 9", "#### 9"), 0.25 - 0.5 * 0.25),
+    ]:
+        raw_student, params, reward = (
+            ScriptedStudent(taking_turns("#### 9", "#### 0", "#### 0", "#### 9")),
+            SamplingParams(),
+            Rubric(RewardConfig()),
+        )
+        raw = RawOutcomes(student=raw_student, params=params, reward=reward, samples=4)
+        values, _, _ = score(taking_turns(*answers), tokenizer, ["Add the numbers."], ["0"], samples=4, raw=raw, harm_penalty=0.5)
+        assert values == [pytest.approx(expected)]

@@ -67,6 +67,18 @@ def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsy
     assert "trained" in table and "verdict:" in table
 
 
+def test_a_student_that_samples_is_asked_several_times_and_pays_the_mean(runs):
+    flags = ["--student.samples=3", "--student.temperature=0.7", "--student.seed=0", "--max_steps=1"]
+    assert main([*TINY, *flags]) == 0
+    run = RunDirectory(next(runs.iterdir()))
+    lines = run.lines("episodes.jsonl")
+    assert {len(line["completions"]) for line in lines} == {3}
+    student = json.loads((run.path / "summary.json").read_text())["student"]
+    raw = len({line["example_id"] for line in lines if line["step"]}) + 12
+    # Two validations of 12, and an evaluation with one answer in each of six arms.
+    assert student["calls"] + student["cache_hits"] == 3 * (len(lines) + 2 * 12 + raw) + 6 * 24
+
+
 def test_the_stage_sft_is_the_warm_start_alone_also_from_a_file(runs, tmp_path, capsys):
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"query": example.query, "instruction": example.oracle} for example in load("train", limit=40)]
@@ -104,7 +116,11 @@ def test_unreachable_student_is_one_line_before_anything_is_written(runs, free_p
         (["--reward.silence=1"], "did you mean reward.silence_bonus?"),
         (["nowhere.yaml"], "nowhere.yaml: no such config file; shipped ones: gsm8k_grpo, hh_rlhf_grpo, lab_alignment_grpo"),
         (["--trl.num_generation=4"], "did you mean trl.num_generations?"),
-        (["--trl.num_generations=5"], "trl: "),
+        (["--trl.num_generations=5"], "trl: generation_batch_size (16) must be divisible by num_generations (5)"),
+        (["--algorithm=grop"], "algorithm='grop': input should be 'grpo', 'rloo' or 'ppo'"),
+        (["--teacher.max_instruction_tokens=90000"], "leave no room for 90000 tokens of instruction in its context of"),
+        (["--trl.save_steps=3"], "trl.save_steps=3: set eval.every instead"),
+        (["--student.samples=2"], "student={'samples': 2}: a greedy student gives the same answer each time; set student.temperature"),
         (["--trl.steps_per_generation=2", "--eval.every=1"], "eval.every=1: checkpoints must fall between generated batches"),
         (["--teacher.model=/nowhere/model"], "teacher model '/nowhere/model' cannot be loaded"),
         (["--resume"], "no unfinished run with these settings"),

@@ -116,3 +116,12 @@ def test_bad_pairs_name_file_and_line(tmp_path, text, message):
         logged_rows(str(path), PROMPT)
     with pytest.raises(SettingError, match="nowhere"):
         logged_rows(str(tmp_path / "nowhere"), PROMPT)
+
+
+def test_of_several_answers_three_of_four_count_as_right():
+    right, wrong = (Score(value=grade, parts={"correct": grade}) for grade in (1.0, 0.0))
+    mostly = episode("Good one.", 1.0).model_copy(update={"scores": (right, right, wrong, right)})
+    half = episode("Worse one.", 1.0).model_copy(update={"scores": (right, wrong, wrong, right)})
+    assert keep_best([mostly, half], random.Random(0)) == [("a", "Good one.")]
+    always = episode("Best one.", 1.0).model_copy(update={"scores": (right,) * 4})
+    assert keep_best([mostly, half, always], random.Random(0)) == [("a", "Best one.")]
