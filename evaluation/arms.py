@@ -110,6 +110,8 @@ class Arm:
     """Answers a question."""
     sample_index: int = 0
     """Index of the first of them: answers of equal index to equal messages are one answer, paid for once."""
+    own: bool = True
+    """Whether its answer to raw messages is the raw arm's by construction: the same draw of the same student."""
     vote: bool = False
     """Whether the answers are one answer by majority."""
     about: str = ""

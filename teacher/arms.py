@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.arms import RESERVED_ARMS, ArmConfig, FixedPolicy
+from evaluation.arms import RESERVED_ARMS, ArmConfig, EvalConfig, FixedPolicy
 from evaluation.prompt_file import read_prompt
 from exchange.protocols import InstructionPolicy, SamplingParams
 from exchange.records import Instruction, PublicExample
@@ -127,6 +127,12 @@ def training_calls(teacher: Path | None) -> int | None:
         return sum(1 for _ in stream) or None
 
 
+def search_calls(config: TrainConfig, teacher: Path | None, training: int = 0) -> int:
+    """Training questions that best_static and the router may ask, each: the setting, else as many as the teacher's training asked or is to
+    ask, else the setting's default."""
+    return config.eval.search_calls or training_calls(teacher) or training or int(EvalConfig().search_calls or 0)
+
+
 def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     """Names of the arms of an evaluation, in the order of the table."""
     lab = config.task.name == "lab_arithmetic"
@@ -156,13 +162,13 @@ def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     return ["raw", *again, "static", *cot, *searched, "untrained", *taught, *extra, *blind, *sft, *trained, *oracle]
 
 
-def calls(config: TrainConfig, teacher: Path | None = None, arms: Sequence[str] = ()) -> int:
+def calls(config: TrainConfig, teacher: Path | None = None, arms: Sequence[str] = (), *, training: int = 0) -> int:
     """Student calls of an evaluation at most: of the named arms, else of all that apply. A run that is still to be trained counts with its
-    trained arm and its warm start."""
+    trained arm and its warm start, and with the `training` calls that a search without a limit of its own may take too."""
     names = set(arms or planned(config, teacher))
     if teacher is None:
         names |= {"trained"} | ({"sft"} if config.teacher.warm_start is not None and config.teacher.warm_start.questions else set())
-    searched = (config.eval.search_calls or training_calls(teacher) or 0) * len(names & {"best_static", "router"})
+    searched = search_calls(config, teacher, training) * len(names & {"best_static", "router"})
     votes = config.eval.n * VOTES[1] if "majority" in names else 0
     asked = config.eval.n if "self" in names else 0
     return len(names - {"majority"}) * config.eval.n * config.eval.samples + searched + votes + asked

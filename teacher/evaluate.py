@@ -13,10 +13,11 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -71,8 +72,8 @@ async def evaluate(
         for name in sorted(names, key="majority".__eq__):  # last, for it takes what the trained arm took
             arm = await shop.make(name)
             episodes = await run_arm(
-                name, arm.policy, examples, student=arm.student, params=arm.params, reward=rubric.observed, samples=arm.samples,
-                sample_index=arm.sample_index,
+                name, arm.policy, examples, student=arm.student, params=arm.params, reward=partial(rubric.observed, own=arm.own),
+                samples=arm.samples, sample_index=arm.sample_index,
             )  # fmt: skip
             shop.episodes[name] = [majority(episode) for episode in episodes] if arm.vote else episodes
             about[name] = arm.about
@@ -119,6 +120,47 @@ def publish(found: Evaluation, config: TrainConfig, teacher: Path | None, folder
         raise RunError(f"{folder}: the report cannot be written ({error.strerror})") from None
     print(f"report: {folder / 'report.html'}")
     return found.summary
+
+
+Found = TypeVar("Found")
+
+
+class Asking:
+    """A student and its judges at the work of one command, and the run directory, made as soon as there is something to write into it."""
+
+    def __init__(self, config: TrainConfig, run: RunDirectory | None = None) -> None:
+        self.config = config
+        self._run = run
+        self.student = make_student(config.student, config.budget, self.account)
+        self.rubric = Rubric(config.reward, self.student, sampling(config.student), budget=config.budget, account=self.account)
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run's own directory, or a new one."""
+        self._run = self._run or RunDirectory.create(self.config)
+        return self._run
+
+    def account(self) -> Store:
+        """Where the spending is booked."""
+        return self.directory.account()
+
+    def __call__(self, work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+        """Do the work once student and judges answer, and close them. Raises SettingError or RunError where they cannot start."""
+
+        async def checked() -> Found:
+            try:
+                await self.student.check()
+                await check_judges(self.rubric)
+                return await work()
+            except StudentError as error:
+                raise cannot_start(error) from None
+            finally:
+                try:
+                    await self.student.aclose()
+                finally:
+                    await self.rubric.aclose()
+
+        return asyncio.run(checked())
 
 
 def check_before(config: TrainConfig) -> None:
@@ -194,42 +236,19 @@ def carry_out(
 ) -> int:
     """Ask the student, print the table, write reports and summary.json: into the run's directory, else a new one. `title` may hold {n}."""
     started = time.monotonic()
-
-    def directory() -> RunDirectory:
-        """The run's own directory, or a new one as soon as there is something to write."""
-        nonlocal run
-        run = run or RunDirectory.create(config)
-        return run
-
-    student = make_student(config.student, config.budget, lambda: directory().account())
-
-    rubric = Rubric(config.reward, student, sampling(config.student), budget=config.budget, account=lambda: directory().account())
-
-    async def measure() -> Evaluation:
-        try:
-            await student.check()
-            await check_judges(rubric)
-            return await evaluate(config, teacher, student, rubric, account=lambda: directory().account(), examples=examples, names=names)
-        except StudentError as error:
-            raise cannot_start(error) from None
-        finally:
-            try:
-                await student.aclose()
-            finally:
-                await rubric.aclose()
-
-    found = asyncio.run(measure())
-    summary = publish(found, config, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
+    ask = Asking(config, run)
+    found = ask(lambda: evaluate(config, teacher, ask.student, ask.rubric, account=ask.account, examples=examples, names=names))
+    summary = publish(found, config, teacher, ask.directory.path, title=title.replace("{n}", str(found.summary.n)))
     print(f"teacher: {teacher}")
-    path = directory().path / "summary.json"
+    path = ask.directory.path / "summary.json"
     head: dict[str, Any] = {
         "task": config.task.name,
         "algorithm": config.algorithm,
         "seed": config.seed,
         "steps": 0,
         "wall_s": round(time.monotonic() - started, 1),
-        "student": student.stats.as_dict(),
-        **({"judges": {name: client.stats.as_dict() for name, client in rubric.counted.items()}} if rubric.counted else {}),
+        "student": ask.student.stats.as_dict(),
+        **({"judges": {name: client.stats.as_dict() for name, client in ask.rubric.counted.items()}} if ask.rubric.counted else {}),
         "teacher_sha256": read_manifest(teacher)["sha256"] if teacher is not None else None,
     }
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head

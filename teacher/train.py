@@ -64,8 +64,8 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         if config.reward.harm_penalty
         else 0,
         "validation": validations * config.task.validation_size,
-        "evaluation": evaluation_calls(config),
     }
+    calls["evaluation"] = evaluation_calls(config, training=calls["warm_start"] + calls["training"])
     return estimate(config, calls, trains=True)
 
 
