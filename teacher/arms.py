@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.arms import RESERVED_ARMS, ArmConfig, EvalConfig, FixedPolicy
 from evaluation.prompt_file import read_prompt
@@ -63,16 +64,21 @@ class StudentPolicy:
 
 
 def arm_student(config: TrainConfig, name: str, arm: ArmConfig) -> StudentConfig:
-    """Who answers in an arm: its settings over the run's, or, for another kind of student, over the defaults. Raises SettingError."""
+    """Who answers in an arm. Raises SettingError."""
+    return other_student(config, f"eval.arms.{name}.student", arm.student or {})
+
+
+def other_student(config: TrainConfig, setting: str, settings: dict[str, Any]) -> StudentConfig:
+    """Settings laid over the run's student, or, for another kind of student, over the defaults. Raises SettingError naming `setting`."""
     held = config.student.model_dump(mode="json", exclude_unset=True)
-    given = dict(arm.student or {})
+    given = dict(settings)
     kind = given.get("kind", "openai" if given.get("base_url") else config.student.kind)
     if kind != config.student.kind:
         held = {key: held[key] for key in ("temperature", "max_tokens", "seed", "cache", "pacing") if key in held}
     try:
         return load(StudentConfig, {**held, **given, "kind": kind})
     except SettingError as error:
-        raise SettingError(f"eval.arms.{name}.student.{error}") from None
+        raise SettingError(f"{setting}.{error}") from None
 
 
 def extra_policy(config: TrainConfig, name: str, arm: ArmConfig) -> InstructionPolicy:

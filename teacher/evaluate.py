@@ -36,6 +36,8 @@ from teacher.config import TrainConfig, resolve
 from teacher.locate import find_teacher
 from teacher.policy import read_manifest
 from teacher.run_directory import MAY_CHANGE, RunDirectory, git_commit, write_json
+from teacher.transfer import ARMS as TRANSFERRED
+from teacher.transfer import moved, transfer, transfer_calls
 from teacher.workshop import Workshop, latencies
 
 
@@ -128,9 +130,10 @@ Found = TypeVar("Found")
 class Asking:
     """A student and its judges at the work of one command, and the run directory, made as soon as there is something to write into it."""
 
-    def __init__(self, config: TrainConfig, run: RunDirectory | None = None) -> None:
+    def __init__(self, config: TrainConfig, run: RunDirectory | None = None, account: Callable[[], Store] | None = None) -> None:
         self.config = config
         self._run = run
+        self._account = account
         self.student = make_student(config.student, config.budget, self.account)
         self.rubric = Rubric(config.reward, self.student, sampling(config.student), budget=config.budget, account=self.account)
 
@@ -142,7 +145,7 @@ class Asking:
 
     def account(self) -> Store:
         """Where the spending is booked."""
-        return self.directory.account()
+        return self._account() if self._account is not None else self.directory.account()
 
     def __call__(self, work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
         """Do the work once student and judges answer, and close them. Raises SettingError or RunError where they cannot start."""
@@ -216,13 +219,24 @@ def body(argv: list[str] | None) -> int:
     args, rest = parse_known(parser, argv)
     config, teacher, run = config_of(args.target, parse_flags(rest))
     check_before(config)
+    for cell in moved(config).values():
+        if teacher is None:
+            raise SettingError("eval.transfer: there is no teacher of this task to try elsewhere; train one, or name its run directory")
+        check_before(cell)
     if args.dry_run:
         from teacher.estimate import estimate
 
-        cost = estimate(config, {"evaluation": calls(config, teacher)}, trains=False)
+        asked = {"evaluation": calls(config, teacher), **({"transfer": transfer_calls(config, teacher)} if config.eval.transfer else {})}
+        cost = estimate(config, asked, trains=False)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(cost, indent=1))
         return 0
-    return carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
+    measured = carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
+    if config.eval.transfer:
+        transfer(
+            config, measured,
+            lambda cell, there, title: carry_out(cell, teacher, there, title=title, names=TRANSFERRED, account=measured.account),
+        )  # fmt: skip
+    return 0
 
 
 def carry_out(
@@ -233,10 +247,12 @@ def carry_out(
     title: str,
     examples: list[Example] | None = None,
     names: Sequence[str] | None = None,
-) -> int:
-    """Ask the student, print the table, write reports and summary.json: into the run's directory, else a new one. `title` may hold {n}."""
+    account: Callable[[], Store] | None = None,
+) -> RunDirectory:
+    """Ask the student, print the table, write reports and summary.json: into the run's directory, else a new one, which is returned.
+    `title` may hold {n}; `account` is where the spending is booked, if not in that directory."""
     started = time.monotonic()
-    ask = Asking(config, run)
+    ask = Asking(config, run, account)
     found = ask(lambda: evaluate(config, teacher, ask.student, ask.rubric, account=ask.account, examples=examples, names=names))
     summary = publish(found, config, teacher, ask.directory.path, title=title.replace("{n}", str(found.summary.n)))
     print(f"teacher: {teacher}")
@@ -258,7 +274,7 @@ def carry_out(
     for name, seconds in fresh.items():
         print(f"latency of {name}: median {seconds['p50']:g} s, 95th percentile {seconds['p95']:g} s ({seconds['calls']} fresh calls)")
     print(f"summary: {path}")
-    return 0
+    return ask.directory
 
 
 def main(argv: list[str] | None = None) -> int:

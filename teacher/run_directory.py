@@ -187,7 +187,7 @@ class RunDirectory:
 
 CLIENTS = ("student", *(f"{rubric}.judge.client" for rubric in ("reward", "reward.second")))
 MAY_CHANGE = (
-    "eval.arms", "eval.include", "eval.search_calls", "budget",
+    "eval.arms", "eval.include", "eval.search_calls", "eval.transfer", "budget",
     *(f"{client}.{key}" for client in CLIENTS for key in ("pacing", "timeout_s", "cache")),
     *(f"{rubric}.preference.{key}" for rubric in ("reward", "reward.second") for key in ("pacing", "timeout_s")),
 )  # fmt: skip
