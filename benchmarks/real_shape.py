@@ -48,7 +48,7 @@ def make_teacher(shape: str, folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from teacher.policy import resolve_model
+    from lab.weights_folder import resolve_model
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("lab:arithmetic/teacher"))

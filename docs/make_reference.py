@@ -85,6 +85,7 @@ ROUTES = """
 | `GET /experiments/{name}/report` | the verdict and what it rests on, as JSON or (`?format=html`, or in a browser) as a page |
 | `GET /experiments/{name}/log` | its log as JSON lines, for `python -m evaluation.analyze` |
 | `POST /outcomes` | what became of a request or a unit; on reply it is on the disk |
+| `POST /outcomes/batch` | `{"items": [...]}`, up to 1,000, each as for `/outcomes`; each is taken or refused by itself: `{"status", "outcome", "error"}` |
 | `POST /v1/chat/completions` | OpenAI's chat completions: the last user turn gets an instruction, the rest is forwarded as it stands; streams |
 | `POST /v1/responses` | OpenAI's responses, likewise |
 | `GET /v1/models`, `GET /v1/models/{name:path}` | the students that the proxy forwards to |
@@ -98,11 +99,13 @@ instruction comes from: `teacher`, `cache`, `static`, `silence`, or `passthrough
 
 An experiment: `id`; `arms`, each `name`, `weight` and one of `"teacher": sha256 or id`, `"text": …`, `"raw": true`; `control`; `metric` and
 further `metrics`, each a name (any number) or `{"name", "kind": "binary|bounded|real", "low", "high", "lower_is_better"}`; `guardrails`, each
-`{"metric", "margin", "higher_is_worse", "alpha"}`; `planned_n`, `alpha`, `enrolled`, `layer` with `layer_slice`, `hypothesis`. A guardrail's
+`{"metric", "margin", "higher_is_worse", "alpha"}`; `planned_n`, `alpha`, `enrolled`, `layer` with `layer_slice`, `attribution_window_s`,
+`hypothesis`. A guardrail's
 metric is one that the service measures (`fallback`, `latency_ms`, `injection`) or one that outcomes are reported of. An arm that is surely
 worse than the control by more than `margin` is stopped: its units get the control's treatment, and with no arm left the experiment ends.
 
-An outcome: `request_id`, or `unit` and `experiment`; `metric`; `value`; `idempotency_key` (also the header `Idempotency-Key`). One value a
+An outcome: `request_id`, or `unit` and `experiment`; `metric`; `value`; `idempotency_key` (also the header `Idempotency-Key`); `time`, when it
+happened (none = now): past the experiment's `attribution_window_s` since the request, or a unit's first one, it is refused. One value a
 request (or unit) and metric counts, several need a key each. Sent again it is `"duplicate": true`; with another value, 409. 404: what it is
 about was not served here. 422: not a metric of the experiment, or out of its range. 503: the event log fails, send it again.
 

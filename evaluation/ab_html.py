@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation import charts
 from evaluation.ab_text import level, signed, spanned
 from evaluation.online import OnlineReport
 
@@ -48,9 +50,28 @@ def bars(report: OnlineReport, metric: str) -> dict[str, Bar]:
     return {arm: Bar(place(one.low), place(one.high), place(one.difference)) for arm, one in known.items()}
 
 
+def journeys(report: OnlineReport) -> dict[str, str]:
+    """Arm -> the plot of its confidence sequence on the deciding metric; arms with fewer than two intervals have none."""
+    metric = report.metrics[report.metric]
+    plots = {}
+    for arm, path in report.paths.items():
+        looks = [
+            (look.units, look.difference, look.low, look.high)
+            for look in path
+            if look.difference is not None and look.low is not None and look.high is not None
+        ]
+        if len({units for units, *_ in looks}) < 2:
+            continue
+        dates = [datetime.fromtimestamp(path[i].time, UTC).strftime("%Y-%m-%d %H:%M") for i in (-len(looks), -1)]
+        title = f"{arm} minus {report.control} on {report.metric}, and its interval, as the test went on"
+        unit = f"{arm} − {report.control}" + (", points" if metric.binary else "")
+        plots[arm] = charts.sequence(looks, title, unit, scale=100.0 if metric.binary else 1.0, ends=(dates[0], f"{dates[1]} UTC"))
+    return plots
+
+
 def page(report: OnlineReport) -> str:
     """The page's HTML."""
     plots = {metric: bars(report, metric) for metric in report.metrics}
     ordered = sorted(report.metrics, key=lambda name: (name != report.metric, name))
     helpers = {"level": level, "signed": signed, "spanned": spanned, "width": WIDTH}
-    return _template().render(report=report, plots=plots, ordered=ordered, **helpers)
+    return _template().render(report=report, plots=plots, journeys=journeys(report), ordered=ordered, **helpers)

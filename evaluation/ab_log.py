@@ -64,6 +64,8 @@ class AbLog:
     """Units seen in more than one arm; they count in their first, with all that happened to them later (intention to treat)."""
     forced_lines: int
     """Lines left out because the unit was put into its arm by hand."""
+    until: float
+    """Time of the last line, seconds since 1970."""
 
 
 class LogBuilder:
@@ -96,12 +98,18 @@ class LogBuilder:
         self.numbers["covariate"].append(covariate)
         self.numbers["time"].append(time)
 
-    def build(self) -> AbLog:
-        """The log in order of time (lines of one time keep their order). Raises ValueError where nothing was added."""
+    def __len__(self) -> int:
+        """Lines that count."""
+        return len(self.numbers["time"])
+
+    def build(self, lines: int | None = None) -> AbLog:
+        """The log in order of time (lines of one time keep their order), or as it stood after so many lines. Raises ValueError where
+        nothing was added."""
         if not self.units:
             by_hand = f" but {self.forced_lines} of units that were put into their arm by hand" if self.forced_lines else ""
             raise ValueError(f"the log holds no exposures{by_hand}; there is nothing to analyse")
-        order = np.argsort(np.frombuffer(self.numbers["time"]), kind="stable")
+        times = np.frombuffer(self.numbers["time"])
+        order = np.argsort(times, kind="stable")[:lines]
         unit, arm, metric = (np.frombuffer(column, dtype=np.int64)[order] for column in self.columns.values())
         value, covariate = (np.frombuffer(self.numbers[name])[order] for name in ("value", "covariate"))
         unit = _by_appearance(unit)
@@ -115,7 +123,7 @@ class LogBuilder:
         for name in sorted(self.metrics):
             mine = metric == self.metrics[name]
             tables[name] = _table(unit[mine], value[mine], covariate[mine])
-        return AbLog(names, arm_of, tables, moved, self.forced_lines)
+        return AbLog(names, arm_of, tables, moved, self.forced_lines, float(times[order[-1]]))
 
 
 def _by_appearance(labels: Ints) -> Ints:

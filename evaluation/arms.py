@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from exchange.protocols import InstructionPolicy, Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample
@@ -45,6 +45,21 @@ class ArmConfig(Settings):
     ({model: NAME}), or a small model that was trained to answer by itself ({kind: embedded, model: FOLDER})."""
 
 
+class TransferConfig(Settings):
+    """Where a trained teacher is tried beside its own student and task; give one of the two or both."""
+
+    student: dict[str, Any] | None = None
+    """Who answers there: settings laid over the run's `student`; None = the run's."""
+    task: dict[str, Any] | None = None
+    """What is asked there: settings laid over the run's `task`, or of another task where they name one; None = the run's."""
+
+    @model_validator(mode="after")
+    def _moved(self) -> TransferConfig:
+        if not self.student and not self.task:
+            raise ValueError("give a student, a task or both; with neither it is the run itself")
+        return self
+
+
 class EvalConfig(Settings):
     """How a teacher is measured."""
 
@@ -64,6 +79,9 @@ class EvalConfig(Settings):
     """Temperature of the majority arm where the student is greedy. 0.7: self-consistency (arXiv 2203.11171)."""
     arms: dict[str, ArmConfig] = Field(default_factory=dict)
     """Extra arms by name, beside raw, static, untrained, sft, trained and, in the lab, oracle."""
+    transfer: dict[str, TransferConfig] = Field(default_factory=dict)
+    """Students and tasks, by a name of your own, on which `teacher.evaluate` tries the teacher too: raw, static and trained on each, in a
+    table of students x tasks."""
     every: int = Field(default=25, ge=1)
     """Training steps between validations; also between checkpoints."""
     patience: int | None = Field(default=4, ge=1)
@@ -110,6 +128,8 @@ class Arm:
     """Answers a question."""
     sample_index: int = 0
     """Index of the first of them: answers of equal index to equal messages are one answer, paid for once."""
+    own: bool = True
+    """Whether its answer to raw messages is the raw arm's by construction: the same draw of the same student."""
     vote: bool = False
     """Whether the answers are one answer by majority."""
     about: str = ""

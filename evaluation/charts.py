@@ -110,6 +110,31 @@ def forest(rows: Sequence[tuple[str, float, float, float]], title: str, unit: st
     return svg(bottom + 40, title, parts)
 
 
+def sequence(looks: Sequence[tuple[int, float, float, float]], title: str, unit: str, *, scale: float, ends: tuple[str, str]) -> str:
+    """(units, difference, low, high) by look, as a line in its band around a line at zero, times `scale`; `ends` are what the first and the
+    last look are called. The first intervals of a test are too wide to show beside the last ones and are cut off."""
+    settled = looks[len(looks) // 4 :] or looks
+    low, high = min(0.0, *(look[2] for look in settled)), max(0.0, *(look[3] for look in settled))
+    pad = 0.06 * ((high - low) or 1.0)
+    across = Axis(looks[0][0], looks[-1][0], 56, WIDTH - 30)
+    up = Axis(low - pad, high + pad, 210, 24)
+
+    def spot(units: int, value: float) -> tuple[float, float]:
+        return across.at(units), up.at(min(max(value, up.low), up.high))
+
+    parts = []
+    for tick in Axis(scale * up.low, scale * up.high, 210, 24).ticks():
+        y = up.at(tick / scale)
+        parts += [line(56, y, WIDTH - 30, y, "zero" if tick == 0 else "grid"), text(52, y + 4, f"{tick:+g}" if tick else "0", anchor="end")]
+    band = [spot(look[0], look[3]) for look in looks] + [spot(look[0], look[2]) for look in reversed(looks)]
+    parts.append(f'<polygon points="{" ".join(f"{x:g},{y:g}" for x, y in band)}" class="band"/>')
+    parts.append(path([spot(look[0], look[1]) for look in looks], "best"))
+    parts += [text(across.at(tick), 226, f"{tick:,g}", anchor="middle") for tick in across.ticks(4)]
+    parts += [text(56, 260, ends[0], kind="name"), text(WIDTH - 30, 260, ends[1], anchor="end", kind="name")]
+    parts += [text(WIDTH / 2 + 22, 243, "units with an outcome", anchor="middle", kind="name"), text(4, 11, unit, kind="name")]
+    return svg(266, title, parts)
+
+
 def help_and_harm(rows: Sequence[tuple[str, float, float]]) -> str:
     """(arm, help, harm) as bars to either side of a line, in points of a hundred."""
     reach = max(0.02, *(max(abs(helped), abs(harmed)) for _, helped, harmed in rows)) * 1.05

@@ -38,6 +38,8 @@ class Measured:
     settings: str
     """All that makes runs alike but for their seed."""
     summary: EvalSummary
+    asked: str
+    """The task with what makes it another one: its part, its dial, a user's own file."""
     scores: dict[str, dict[tuple[str, str], float | None]] = field(repr=False)
     """arm -> (question id, question) -> score."""
 
@@ -66,8 +68,15 @@ def read_run(path: Path) -> Measured:
         seed=int(config.get("seed") or 0),
         settings=json.dumps(alike, sort_keys=True, default=str),
         summary=summary,
+        asked=_asked(str(held.get("task")), config.get("task") or {}),
         scores=scores,
     )
+
+
+def _asked(name: str, task: dict[str, Any]) -> str:
+    part = f"/{task['subset']}" if task.get("subset") else ""
+    file = f" ({Path(task['path']).name})" if name == "own" and task.get("path") else ""
+    return f"{name}{part}{file}" + (f" at dial {task['dial']:g}" if task.get("dial", 1.0) != 1.0 else "")
 
 
 class Versus(Record):
@@ -170,7 +179,7 @@ def compare_runs(runs: Sequence[Measured], arm: str, alpha: float) -> Table:
     for run in runs:
         pair = run.summary.vs_raw.get(arm)
         words = f"{pair.difference:+.1%} ({pair.low:+.1%} .. {pair.high:+.1%})" if pair else f"{run.summary.arms[arm].mean:.1%}"
-        transfer.setdefault(run.teacher, {}).setdefault(run.student, {})[run.task] = words
+        transfer.setdefault(run.teacher, {}).setdefault(run.student, {})[run.asked] = words
     listed = [
         {
             "run": run.path, "task": run.task, "student": run.student, "teacher": run.teacher, "seed": run.seed, "n": run.summary.n,

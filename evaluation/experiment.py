@@ -136,6 +136,9 @@ class Experiment(Record):
     guardrails: tuple[Guardrail, ...] = Field(default=(), max_length=20)
     enrolled: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of the units that take part at the start; it may grow later and moves nobody."""
+    attribution_window_s: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """Seconds from a request to what it may still be given credit for: an outcome of a request that happened later is refused, and so is
+    one of a unit that happened so long after its first request. None = there is no such limit."""
     layer: Name | None = None
     """Experiments of one layer never share a unit; each has its slice."""
     layer_slice: tuple[float, float] = (0.0, 1.0)

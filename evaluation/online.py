@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from evaluation.ab import AbReport, analyse, check_guardrail, samples
 from evaluation.ab_log import AbLog, LogBuilder
+from evaluation.ab_path import Look, paths
 from evaluation.ab_text import headline, sentences
 from evaluation.experiment import MEASURED, Experiment
 from evaluation.two_arms import Method
@@ -85,6 +86,8 @@ class OnlineReport(AbReport):
     """What is wrong with the test itself, if anything, then a sentence a comparison."""
     traffic: dict[str, ArmTraffic]
     guardrails: tuple[GuardrailReport, ...]
+    paths: dict[str, tuple[Look, ...]]
+    """Arm -> how its comparison on the deciding metric came about."""
     lines: int
     lines_sha256: str
     """Over the exported log (`GET /experiments/{id}/log`), from which everything here follows."""
@@ -212,12 +215,12 @@ def report(
             log.add(row)
     watch.add(events)
     lines = exported(events, experiment)
+    weights = {arm.name: arm.weight for arm in experiment.arms}
+    shape: dict[str, Any] = {"alpha": experiment.alpha, "planned_n": experiment.planned_n, "weights": weights}
     found = analyse(
         log.build(),
         control=experiment.control,
-        alpha=experiment.alpha,
-        planned_n=experiment.planned_n,
-        weights={arm.name: arm.weight for arm in experiment.arms},
+        **shape,
         lower_is_better=[metric.name for metric in experiment.all_metrics if metric.lower_is_better and metric.name in log.metrics],
     )
     return OnlineReport(
@@ -231,6 +234,7 @@ def report(
         sentences=tuple(sentences(found)),
         traffic=_traffic(events, experiment, stopped),
         guardrails=tuple(watch.reports()),
+        paths=paths(log, experiment.metric.name, experiment.control, **shape),
         lines=lines.count(b"\n"),
         lines_sha256=hashlib.sha256(lines).hexdigest(),
     )

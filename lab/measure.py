@@ -171,6 +171,7 @@ async def screen(world: str, role: str) -> dict[str, Any]:
 
 def trained(world: str, *, blind: bool) -> tuple[float, Path]:
     """(share right on 1,000 test questions, teacher folder) of a run with the lab preset, seed 0."""
+    from teacher.processes import Processes
     from teacher.train import StopSignal, read_config
     from teacher.training import train
 
@@ -178,7 +179,7 @@ def trained(world: str, *, blind: bool) -> tuple[float, Path]:
         None, [f"--student.model=lab:{world}/student", f"--teacher.blind={str(blind).lower()}", "--eval.n=1000", "--eval.include=[]"]
     )
     with StopSignal() as stop:
-        summary = train(config, None, stop)
+        summary = train(config, None, stop, Processes())
     if summary is None:
         raise RunError("stopped before the teacher was trained")
     return summary["eval"]["arms"]["trained"]["mean"], Path(summary["run_dir"]) / "teacher"

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from exchange.settings import SettingError
+
 WORLDS = ("arithmetic", "alignment")
 MANIFEST = "manifest.json"
 
@@ -67,3 +69,14 @@ def model_dir(world: str, role: str) -> Path:
             state = "is missing" if not path.exists() else "does not match its sha256"
             raise ValueError(f"{path} {state}; restore it with `git checkout` or remake the world with `python -m lab.pretrain {world}`")
     return weights_dir(world) / role
+
+
+def resolve_model(name: str) -> str:
+    """A model's name as transformers takes it: `lab:WORLD/ROLE` becomes the checked lab folder, the rest stays. Raises SettingError."""
+    if not name.startswith("lab:"):
+        return name
+    world, _, role = name.removeprefix("lab:").partition("/")
+    try:
+        return str(model_dir(world, role))
+    except ValueError as error:
+        raise SettingError(str(error)) from None

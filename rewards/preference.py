@@ -3,8 +3,10 @@
     reward model   sigmoid(r(answer) - r(raw answer)): the odds of Bradley and Terry (1952), as reward models are trained on them
     judge          mean of a pairwise verdict in both orders: 1, 0.5 or 0 (`rewards.judge`)
 
-The raw answer is the student's own to the conversation without an instruction, asked once a question. Silence is a tie (0.5) and the raw
-arm 0.5 by construction, so the mean over questions is the win rate over raw. A win rate and no ratio of scores: reward models have no zero.
+The raw answer is the student's own to the conversation without an instruction, asked once a question. Where that student answers and the
+teacher keeps silent the answer is the raw one, so silence is a tie (0.5) and the raw arm 0.5 by construction, and the mean over questions
+is the win rate over raw. Raw prompts asked anew, voted on or put to another student are judged like any answer (`judged`). A win rate and
+no ratio of scores: reward models have no zero.
 """
 
 from __future__ import annotations
@@ -190,11 +192,15 @@ class Preferred:
         self.raw = raw
 
     async def __call__(self, example: Example, instruction: Instruction, completion: Completion) -> Score:
-        """A failed judge or raw answer gives `value` None and `problem`."""
+        """The win of an answer of the student that gave the raw ones: where the teacher kept silent, a tie."""
+        if completion.text is not None and not guard(instruction).instruction.text:
+            return Score(value=TIE, parts={"win": TIE})
+        return await self.judged(example, instruction, completion)
+
+    async def judged(self, example: Example, instruction: Instruction, completion: Completion) -> Score:
+        """The win of any answer, also where nothing was said. A failed judge or raw answer gives `value` None and `problem`."""
         if completion.text is None:
             return Score(value=None)
-        if not guard(instruction).instruction.text:
-            return Score(value=TIE, parts={"win": TIE})
         try:
             raw = await self.raw.of(example)
         except StudentError:

@@ -7,16 +7,19 @@ Requests that arrive together are scored as batches of like length on one thread
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from exchange.records import Message
 from exchange.settings import SettingError
-from lab.weights_folder import model_dir
+from lab.weights_folder import resolve_model
 from student_clients.micro_batcher import MicroBatcher
 
 MAX_BATCH_TOKENS = 32_768
 """Tokens of a batch at most, padding included."""
+_LOADING = threading.Lock()
+"""Two judges load on a thread each, and transformers' lazy imports fail where two threads make them at once."""
 
 
 class Judged(NamedTuple):
@@ -40,17 +43,6 @@ def conversation_ids(tokenizer: Any, messages: Sequence[Message], answer: str, m
     return ids[-max_tokens:]
 
 
-def model_path(name: str) -> str:
-    """The folder of `lab:WORLD/ROLE`, its sums checked; any other name as it is. Raises SettingError."""
-    if not name.startswith("lab:"):
-        return name
-    world, _, role = name.removeprefix("lab:").partition("/")
-    try:
-        return str(model_dir(world, role))
-    except ValueError as error:
-        raise SettingError(str(error)) from None
-
-
 def load_reward_model(name: str) -> tuple[Any, Any]:
     """(model, tokenizer), on the GPU where there is one. Raises SettingError where `name` is no reward model or cannot be loaded."""
     import torch
@@ -58,7 +50,7 @@ def load_reward_model(name: str) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    path = model_path(name)
+    path = resolve_model(name)
     try:
         config = AutoConfig.from_pretrained(path)
         is_classifier = any("SequenceClassification" in architecture for architecture in config.architectures or ())
@@ -104,7 +96,8 @@ class RewardModel:
             import torch
 
             torch.set_num_threads(1)  # the number is the thread's own; a second one spins where another process wants the core
-            self._loaded = load_reward_model(self.name)
+            with _LOADING:
+                self._loaded = load_reward_model(self.name)
         return self._loaded
 
     def _run(self, items: Sequence[Judged], wanted: Callable[[], bool]) -> Iterator[tuple[int, float | Exception]]:

@@ -100,6 +100,11 @@ def check_reward(config: RewardConfig, examples: list[Example]) -> None:
         raise SettingError(f"reward.kind=consistency: answers of type {unknown} cannot be compared; known: {', '.join(EXTRACT)}")
 
 
+def _as_asked(reward: Reward, own: bool) -> Reward:
+    """The reward as it reads an answer that with a silent teacher is the raw one (`own`), or that need not be."""
+    return reward if own or not isinstance(reward, Preferred) else reward.judged
+
+
 class Correct:
     """The plain grade as a reward: `parts["correct"]`."""
 
@@ -150,9 +155,12 @@ class Rubric:
         if config.second is not None:
             self._second = judge("second", config.second.preference, config.second.judge)
 
-    async def __call__(self, example: Example, instruction: Instruction, completion: Completion) -> Score:
-        """Score one answer. The part `correct`, `win` or `agreement` is what evaluation counts; `value` is what training pays."""
-        worth = await self._worth(example, instruction, completion)
+    async def __call__(self, example: Example, instruction: Instruction, completion: Completion, *, own: bool = True) -> Score:
+        """Score one answer. The part `correct`, `win` or `agreement` is what evaluation counts; `value` is what training pays.
+
+        `own`: with a silent teacher the answer is the raw one by construction, which ties with itself.
+        """
+        worth = await _as_asked(self._worth, own)(example, instruction, completion)
         beside = await self._beside(example, completion)
         if worth.value is None:
             return worth.model_copy(update={"beside": beside})
@@ -186,11 +194,12 @@ class Rubric:
             found["refused"] = float(refused(completion.text))
         return found
 
-    async def observed(self, example: Example, instruction: Instruction, completion: Completion) -> Score:
+    async def observed(self, example: Example, instruction: Instruction, completion: Completion, *, own: bool = True) -> Score:
         """The same with the second judge's win in `beside`: for validation and evaluation, since its calls are paid for too."""
         if self._second is None:
-            return await self(example, instruction, completion)
-        score, second = await asyncio.gather(self(example, instruction, completion), self._second(example, instruction, completion))
+            return await self(example, instruction, completion, own=own)
+        watching = _as_asked(self._second, own)
+        score, second = await asyncio.gather(self(example, instruction, completion, own=own), watching(example, instruction, completion))
         if second.value is None:
             return score.model_copy(update={"problem": score.problem or f"second_{second.problem}"})
         return score.model_copy(update={"beside": {**score.beside, "second": second.value}})

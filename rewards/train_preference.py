@@ -110,11 +110,11 @@ def base_model(base: str, *, seed: int) -> tuple[Any, Any]:
     from transformers.utils import logging
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    from rewards.preference_model import model_path
+    from lab.weights_folder import resolve_model
 
     logging.disable_progress_bar()
     set_seed(seed)
-    path = model_path(base)
+    path = resolve_model(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         with suppress_seqcls_warning():
@@ -204,16 +204,22 @@ def accuracy(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_tokens: i
 def run(args: argparse.Namespace) -> int:
     import os
 
-    for name in ("epochs", "learning_rate", "batch_size", "max_tokens", "layers"):
-        if getattr(args, name) <= 0:
-            raise SettingError(f"--{name.replace('_', '-')}={getattr(args, name)}: must be above 0")
+    for name in ("epochs", "learning_rate", "batch_size", "max_tokens", "layers", "limit", "vocabulary"):
+        if (given := getattr(args, name)) is not None and given <= 0:
+            raise SettingError(f"--{name.replace('_', '-')}={given}: must be above 0")
     if args.hidden % 64 or args.hidden <= 0:
         raise SettingError(f"--hidden={args.hidden}: must be a multiple of 64, the width of a head")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise SettingError(f"--out={args.out}: exists and is not an empty folder; name a new one")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     train, held_out = load_pairs(args.pairs)
-    train = half_of(train, args.half)[: args.limit]
+    mine = half_of(train, args.half)[: args.limit]
+    if not mine:
+        raise SettingError(
+            f"--half={args.half}: none of the {len(train)} training pairs of {args.pairs} falls into it (halves go by opening question); "
+            "give more questions, or train on all"
+        )
+    train = mine
     from transformers import set_seed
 
     set_seed(args.seed)

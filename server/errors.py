@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from evaluation.experiment import Arm, Experiment, Guardrail, Metric
-from server.wire import ErrorDetail, ErrorReply, InstructBatchRequest, InstructRequest, OutcomeRequest
+from server.wire import ErrorDetail, ErrorReply, InstructBatchRequest, InstructRequest, OutcomeBatchRequest, OutcomeRequest
 from store import StoreError
 
 log = logging.getLogger("wst.server")
@@ -34,7 +34,7 @@ TYPES = {
     503: "capacity",
     504: "student_timeout",
 }
-MODELS = (InstructRequest, InstructBatchRequest, OutcomeRequest, Experiment, Arm, Metric, Guardrail)
+MODELS = (InstructRequest, InstructBatchRequest, OutcomeRequest, OutcomeBatchRequest, Experiment, Arm, Metric, Guardrail)
 FIELDS = tuple(name for model in MODELS for name in model.model_fields)
 NOT_JSON = "the body must be a JSON object, sent with Content-Type: application/json"
 

@@ -6,8 +6,13 @@ the same tenant; so nobody writes into another's experiment, and no unit comes f
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
+from collections.abc import Sequence
+from typing import cast
+
+from starlette.exceptions import HTTPException
 
 from evaluation.ab_log import LARGEST_VALUE
 from server.errors import Conflict, InvalidField, Unavailable, Unknown
@@ -15,10 +20,37 @@ from server.experiments import Experiments, event_id
 from server.wire import Assignment, OutcomeReply, OutcomeRequest
 from store import Event, EventLog
 
+CLOCKS_DIFFER_S = 60.0
+"""How far an app's clock may be off ours."""
+
 
 async def take(outcome: OutcomeRequest, experiments: Experiments, tenant: str) -> OutcomeReply:
     """Write an outcome; on return it is on the disk. Raises InvalidField, Unknown, Conflict, Unavailable, and StoreError where the log
     fails."""
+    event = await _event(outcome, experiments, tenant)
+    (stored,) = await experiments.events.append([event])
+    return _reply(outcome, event, stored)
+
+
+async def take_all(outcomes: Sequence[OutcomeRequest], experiments: Experiments, tenant: str) -> list[OutcomeReply | HTTPException]:
+    """Write those of several outcomes that can be taken, at one go; why not stands in the place of each other one. Raises StoreError where
+    the log fails: then none is known to be kept."""
+    found = await asyncio.gather(*(_event(outcome, experiments, tenant) for outcome in outcomes), return_exceptions=True)
+    replies: list[OutcomeReply | HTTPException] = []
+    for one in found:
+        if isinstance(one, BaseException) and not isinstance(one, HTTPException):
+            raise one
+    stored = iter(await experiments.events.append([one for one in found if isinstance(one, Event)]))
+    for outcome, one in zip(outcomes, found, strict=True):
+        try:
+            replies.append(_reply(outcome, one, next(stored)) if isinstance(one, Event) else cast("HTTPException", one))
+        except Conflict as error:
+            replies.append(error)
+    return replies
+
+
+async def _event(outcome: OutcomeRequest, experiments: Experiments, tenant: str) -> Event:
+    """The event that an outcome is to be."""
     served = await _served(outcome, experiments, tenant)
     content = served.content
     for name in ("unit", "experiment"):
@@ -28,20 +60,45 @@ async def take(outcome: OutcomeRequest, experiments: Experiments, tenant: str) -
     value = _value(outcome, experiments, tenant, content["experiment"])
     request_id = None if outcome.request_id is None else content["request_id"]
     facts = {name: content[name] for name in ("unit", "experiment", "arm", "forced")}
-    key = outcome.idempotency_key
     event = Event(
         id=_id(tenant, outcome, request_id),
         topic=served.topic,
         kind="outcome",
         time=time.time(),
-        content={"request_id": request_id, **facts, "metric": outcome.metric, "value": value, "key": key},
+        content={"request_id": request_id, **facts, "metric": outcome.metric, "value": value, "key": outcome.idempotency_key},
         subject=served.subject,
     )
-    (stored,) = await experiments.events.append([event])
-    if stored.content != event.content:
+    late = _too_late(outcome, served, event.time, experiments, tenant)
+    # One that was taken in time may be told again: its sender never saw the reply.
+    if late is not None and await experiments.events.get(event.id) is None:
+        raise InvalidField("time", late)
+    return event
+
+
+def _reply(outcome: OutcomeRequest, event: Event, stored: Event) -> OutcomeReply:
+    """Raises Conflict where another outcome holds the event's place."""
+    content = event.content
+    if stored.content != content:
         raise Conflict(_conflict(outcome))
     arm = None if content["arm"] is None else Assignment(id=content["experiment"], arm=content["arm"])
-    return OutcomeReply(request_id=request_id, experiment=arm, metric=outcome.metric, value=value, duplicate=stored is not event)
+    return OutcomeReply(
+        request_id=content["request_id"], experiment=arm, metric=outcome.metric, value=content["value"], duplicate=stored is not event
+    )
+
+
+def _too_late(outcome: OutcomeRequest, served: Event, now: float, experiments: Experiments, tenant: str) -> str | None:
+    """Why an outcome lies outside its attribution window; None where it does not. Raises InvalidField for a time that cannot be."""
+    happened = now if outcome.time is None else outcome.time
+    if happened > now + CLOCKS_DIFFER_S:
+        raise InvalidField("time", "lies in the future; it is seconds since 1970")
+    if happened < served.time - CLOCKS_DIFFER_S:
+        raise InvalidField("time", "lies before what the outcome is about was served; it is seconds since 1970")
+    if served.content["experiment"] is None:
+        return None
+    window = experiments.named(tenant, served.content["experiment"]).definition.attribution_window_s
+    if window is None or happened - served.time <= window:
+        return None
+    return f"the outcome came {happened - served.time:.0f} s after the request, past the attribution window of {window:g} s"
 
 
 async def _served(outcome: OutcomeRequest, experiments: Experiments, tenant: str) -> Event:

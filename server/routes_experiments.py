@@ -11,16 +11,20 @@ from starlette.exceptions import HTTPException
 
 from evaluation.analyze import rounded
 from evaluation.experiment import Experiment
-from server.errors import InvalidField, Unknown
+from server.errors import TYPES, InvalidField, Unknown
 from server.experiments import Experiments, Running
 from server.keys import Caller
-from server.outcomes import take
+from server.outcomes import take, take_all
 from server.teachers import Teachers
 from server.wire import (
+    ErrorDetail,
     ErrorReply,
     ExperimentReply,
     ExperimentsReply,
     Name,
+    OutcomeBatchReply,
+    OutcomeBatchRequest,
+    OutcomeItem,
     OutcomeReply,
     OutcomeRequest,
     RampRequest,
@@ -138,6 +142,21 @@ async def post_outcomes(
             raise InvalidField("idempotency_key", "differs from the header Idempotency-Key")
         body = body.model_copy(update={"idempotency_key": idempotency_key})
     return await take(body, experiments, tenant)
+
+
+@router.post("/outcomes/batch")
+async def post_outcomes_batch(
+    body: OutcomeBatchRequest, request: Request, tenant: TenantOf, experiments: ExperimentsOf
+) -> OutcomeBatchReply:
+    """Report several at once, each taken or refused by itself. Sent again, what was taken counts once."""
+    items = []
+    for found in await take_all(body.items, experiments, tenant):
+        if isinstance(found, HTTPException):
+            detail = ErrorDetail(type=TYPES[found.status_code], message=found.detail, request_id=request.state.request_id)
+            items.append(OutcomeItem(status=found.status_code, outcome=None, error=detail))
+        else:
+            items.append(OutcomeItem(status=200, outcome=found, error=None))
+    return OutcomeBatchReply(items=tuple(items))
 
 
 def resolve(name: str, loaded: Mapping[str, str]) -> str:

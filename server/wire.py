@@ -30,6 +30,8 @@ def _encodable_message(message: Message) -> Message:
 Text = Annotated[str, AfterValidator(_encodable)]
 Turn = Annotated[Message, AfterValidator(_encodable_message)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+MOST_OUTCOMES = 1000
+"""Outcomes of one batch."""
 
 
 class InstructRequest(Record):
@@ -114,6 +116,17 @@ class OutcomeRequest(Record):
     idempotency_key: Name | None = Field(
         default=None, description="Also as the header Idempotency-Key. The same key again is the same outcome, or a conflict."
     )
+    time: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="When it happened, seconds since 1970; none = now. Attribution windows go by it.",
+    )
+
+
+class OutcomeBatchRequest(Record):
+    """Several outcomes at once; each is taken or refused by itself."""
+
+    items: tuple[OutcomeRequest, ...] = Field(min_length=1, max_length=MOST_OUTCOMES)
 
 
 class OutcomeReply(Record):
@@ -124,6 +137,28 @@ class OutcomeReply(Record):
     metric: str
     value: float
     duplicate: bool = Field(description="Whether it had been reported before.")
+
+
+class ErrorDetail(Record):
+    """What went wrong, for programs (`type`) and for people (`message`)."""
+
+    type: str
+    message: str
+    request_id: str
+
+
+class OutcomeItem(Record):
+    """What became of one outcome of several."""
+
+    status: int = Field(description="As of a request of its own: 200, 404, 409, 422 or 503 (send it again).")
+    outcome: OutcomeReply | None
+    error: ErrorDetail | None
+
+
+class OutcomeBatchReply(Record):
+    """One item an outcome, in order. Those of status 200 are on the disk."""
+
+    items: tuple[OutcomeItem, ...]
 
 
 class RampRequest(Record):
@@ -153,14 +188,6 @@ class ExperimentsReply(Record):
     """All of the caller's experiments, oldest first."""
 
     experiments: tuple[ExperimentReply, ...]
-
-
-class ErrorDetail(Record):
-    """What went wrong, for programs (`type`) and for people (`message`)."""
-
-    type: str
-    message: str
-    request_id: str
 
 
 class ErrorReply(Record):

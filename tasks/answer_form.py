@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.latex_form import ROW, matching
+from tasks.units import unit_of
 
 Kind = Literal["leaf", "text", "list", "tuple", "interval", "set", "union", "matrix", "equation"]
 MAX_DEPTH = 40
@@ -24,16 +25,6 @@ MAX_PARTS = 60
 INFINITY = r"\infty"
 
 _OPEN, _CLOSE = "([{", ")]}"
-_UNITS = {
-    "cm": "cm centimeter centimeters centimetre centimetres cms", "mm": "mm millimeter millimeters", "m": "m meter meters metre metres",
-    "km": "km kilometer kilometers kilometre kilometres kms", "ft": "ft foot feet", "in": "in inch inches", "yd": "yd yard yards",
-    "mi": "mi mile miles", "g": "g gm gram grams", "kg": "kg kilogram kilograms kgs", "lb": "lb lbs pound pounds", "oz": "oz ounce ounces",
-    "s": "s sec secs second seconds", "min": "min mins minute minutes", "h": "h hr hrs hour hours", "day": "day days",
-    "week": "week weeks", "year": "year years yr yrs", "dollar": "dollar dollars usd", "cent": "cent cents", "rad": "radian radians rad",
-    "l": "l liter liters litre litres", "ml": "ml milliliter milliliters", "gal": "gallon gallons gal", "mph": "mph",
-    "month": "month months", "deg": "degree degrees deg",
-}  # fmt: skip
-_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen "
     "twenty"
@@ -47,8 +38,24 @@ _NAME = re.compile(
     r"^(?:«[^«»]*»|[a-zA-Z]|\\[a-zA-Z]+|[A-Z]{2,4}|\([a-zA-Z](?:,[a-zA-Z])+\))(?:_\{[^{}]*\}|')*(?:\([a-zA-Z0-9,]{1,8}\)|\^\{-1\}\([a-zA-Z]\))?$"
 )
 _TRAILING_WORDS = re.compile(r"(?<=[0-9})\]%°c]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
+_UNIT_AFTER_LETTER = re.compile(r"(?<=[a-zA-Z]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
+"""`12\\pi«cm»^{2}`, whose exponent is the unit's; words behind a letter that are no unit belong to it."""
 _PLAIN_WORDS = re.compile(r"(?<=[0-9})\]]) ?([a-zA-Z]{2,}\.?(?:[ /][a-zA-Z][a-zA-Z.]*){0,5})(?:\^\{?([23])\}?)?$")
 _UNIT_LETTER = re.compile(r"(?<=[0-9]) ([mgshlL])(?:\^\{?([23])\}?)?$")
+_SCALED = re.compile(r"([^,;=<>&⏎]{1,60}?)(?:\\(?:cdot|times))?((?:[(\[])?\\begin\{[pbB]?matrix\}.*\\end\{[pbB]?matrix\}(?:[)\]])?)")
+_SIGN_PAIR = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
+_REALS = re.compile(r"«?(?:the )?(?:set of )?all (?:(non-?negative|non-?positive|positive|negative) )?(?:real numbers|reals)»?", re.I)
+_REAL_LINE = {
+    "": ("-" + INFINITY, INFINITY, (False, False)), "positive": ("0", INFINITY, (False, False)),
+    "nonnegative": ("0", INFINITY, (True, False)), "negative": ("-" + INFINITY, "0", (False, False)),
+    "nonpositive": ("-" + INFINITY, "0", (False, True)),
+}  # fmt: skip
+_ALL_BUT = re.compile(
+    r"«?all (?:real numbers|reals) (?:except|but|other than)(?: for)?»?[ :]*(?:[a-z]=)?([^,;]{1,40}?)»?"
+    r"|\\R ?(?:\\setminus|\\backslash|-)\\\{([^,;{}]{1,40})\\\}",
+    re.I,
+)
+_NOTHING = re.compile(r"«?(?:there (?:is|are) )?no (?:real )?solutions?»?|«?(?:the )?empty set»?", re.I)
 _SIGNS = r"\\(?:le|ge|ne|approx|equiv)(?![a-zA-Z])|<|>|="
 _CURRENCY_OR_SIGN = re.compile(r"^([-+]?)\\\$ ?([-+]?)")
 
@@ -124,8 +131,15 @@ def _parse(text: str, level: int) -> Form:
     text = _stripped(text)
     if not text or level > 2 * MAX_DEPTH:
         raise ValueError("an empty part")
-    if text in (r"\R", "all real numbers", "«all real numbers»", "«all reals»"):
-        return Form("interval", parts=(Form("leaf", "-" + INFINITY), Form("leaf", INFINITY)))
+    reals = _REALS.fullmatch(text)
+    if text == r"\R" or reals:
+        kind = (reals.group(1) or "").replace("-", "") if reals else ""
+        low, high, closed = _REAL_LINE[kind.lower()]
+        return Form("interval", parts=(Form("leaf", low), Form("leaf", high)), closed=closed)
+    if left_out := _ALL_BUT.fullmatch(text):
+        return _parse(rf"x\ne {left_out[1] or left_out[2]}", level + 1)
+    if _NOTHING.fullmatch(text):
+        return Form("leaf", r"\emptyset")
     if text.startswith("«") and text.find("»") == len(text) - 1:
         return _words(text[1:-1], level)
     pieces = split(text, r"\\cup")
@@ -134,14 +148,14 @@ def _parse(text: str, level: int) -> Form:
     for separators in (r" ?;", r" ?, ?(?:and|or)\b| ?,|(?<![a-zA-Z\\]) ?\b(?:and|or)\b"):
         pieces = [piece for piece in split(text, separators) if piece.strip(" .")]
         if len(pieces) > 1:
-            return Form("list", parts=_unnamed(tuple(_parse(piece, level + 1) for piece in pieces)))
+            return Form("list", parts=_unnamed(_elements(pieces, level)))
     relation = _relation(text, level)
     if relation is not None:
         return relation
     bracketed = _bracketed(text, level)
     if bracketed is not None:
         return bracketed
-    if re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
+    if _SIGN_PAIR.search(text):
         ends = [re.sub(r"\\mp(?![a-zA-Z])", b, re.sub(r"\\pm(?![a-zA-Z])", a, text)) for a, b in (("+", "-"), ("-", "+"))]
         return Form("list", parts=tuple(_parse(end, level + 1) for end in ends))
     return _leaf(text)
@@ -156,6 +170,12 @@ def _stripped(text: str) -> str:
     return text
 
 
+def _elements(pieces: list[str], level: int) -> tuple[Form, ...]:
+    """The members of a list or set; `0,\\pm 2` has three."""
+    parsed = [(piece, _parse(piece, level + 1)) for piece in pieces]
+    return tuple(part for piece, form in parsed for part in (form.parts if form.kind == "list" and _SIGN_PAIR.search(piece) else (form,)))
+
+
 def _unnamed(parts: tuple[Form, ...]) -> tuple[Form, ...]:
     """`x=1,y=2` is a pair of named values: in the order of their names, so that it equals `y=2,x=1`."""
     names = [part.name for part in parts]
@@ -164,7 +184,7 @@ def _unnamed(parts: tuple[Form, ...]) -> tuple[Form, ...]:
 
 def _words(content: str, level: int) -> Form:
     """What stood in `\\text{...}` alone: a choice letter, a list of letters, words, or a number written out."""
-    if re.search(r"[0-9]", content) and not re.search(r"[A-Za-z]{3}|[ap]\.?m", content, re.I):
+    if re.search(r"[0-9]", content) and not re.search(r"[A-Za-z]{3}|[ap]\.?m", re.sub(r"\b(?:and|or)\b", "", content), re.I):
         return _parse(content, level + 1)
     if level < 3 and ("," in content or re.fullmatch(r"\(?[A-Z]\)?(?: and \(?[A-Z]\)?)+", content)):
         pieces = [piece for piece in re.split(r",\s*(?:and\s)?|\sand\s", content) if piece.strip()]
@@ -197,7 +217,7 @@ def _relation(text: str, level: int) -> Form | None:
         # The exact value stands before the first \\approx.
         exact = (
             sides[: signs.index(r"\approx") + 1]
-            if r"\approx" in signs[1:] or (not _NAME.match(sides[0]) and r"\approx" in signs)
+            if r"\approx" in signs[1:] or (r"\approx" in signs and (sides[0].strip() == r"\pi" or not _NAME.match(sides[0])))
             else sides
         )
         if len(exact) == 1:
@@ -223,6 +243,12 @@ def _range(sides: list[str], signs: list[str], level: int) -> Form | None:
         left, sign, right = sides[0], signs[0], sides[1]
         if not _NAME.match(left) and _NAME.match(right):
             left, right, sign = right, left, {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(sign, sign)
+        absolute = re.fullmatch(r"\|([a-zA-Z])\|", left)
+        if absolute and _plain(right) and not right.startswith("-") and sign != r"\ne":
+            name, turned = absolute[1], sign.replace(">", "<").replace("ge", "le")
+            if turned == sign:
+                return _range([f"-{right}", name, right], [sign, sign], level)
+            return Form("union", parts=(_parse(f"{name}{turned}-{right}", level + 1), _parse(f"{name}{sign}{right}", level + 1)))
         if not _NAME.match(left):
             return None
         bound = _parse(right, level + 1)
@@ -260,6 +286,13 @@ def _bracketed(text: str, level: int) -> Form | None:
         if rows and len({len(row) for row in rows}) == 1 and not matrix.group(1).startswith(("v", "V")):
             return Form("matrix", parts=tuple(_parse(cell, level + 1) for row in rows for cell in row), columns=len(rows[0]))
         return None
+    scaled = _SCALED.fullmatch(text)
+    if scaled:
+        inner = _bracketed(scaled[2], level + 1)
+        factor = scaled[1] if scaled[1] != "-" else "-1"
+        if inner is not None and inner.kind == "matrix" and all(part.kind == "leaf" for part in inner.parts):
+            cells = tuple(Form("leaf", rf"({factor})\cdot({part.text})") for part in inner.parts)
+            return Form("matrix", parts=cells, columns=inner.columns)
     if text.startswith(r"\langle") and text.endswith(r"\rangle"):
         text = "(" + text[len(r"\langle") : -len(r"\rangle")] + ")"
     brackets = re.fullmatch(r"(\\\{)(.*)\\\}", text)
@@ -268,7 +301,7 @@ def _bracketed(text: str, level: int) -> Form | None:
         if len(body) == 2 and (_NAME.match(body[0].strip()) or r"\in" in body[0]):  # the x for which a condition holds
             return _parse(body[1], level + 1)
         pieces = split(body[0] if len(body) == 1 else brackets.group(2), r" ?[,;] ?(?:and )?| and ")
-        return Form("set", parts=tuple(_parse(piece, level + 1) for piece in pieces))
+        return Form("set", parts=_elements(pieces, level))
     if text[0] not in "([" or text[-1] not in ")]" or _closing(text) != len(text) - 1:
         return None
     inner = _bracketed(text[1:-1], level + 1) if text[1:].startswith(r"\begin") else None
@@ -290,7 +323,9 @@ def _leaf(text: str) -> Form:
     text = re.sub(r"^«([0-9A-Z]+)»(?=_\{)", r"\1", re.sub(r"_\{«(\w+)»\}", r"_{\1}", text.strip()))
     text = re.sub(r" ?\(?\\pmod ?\{?[0-9a-z]+\}?\)?$", "", text)
     unit = ""
-    found = _TRAILING_WORDS.search(text) or _PLAIN_WORDS.search(text) or _UNIT_LETTER.search(text)
+    behind_letter = _UNIT_AFTER_LETTER.search(text)
+    known = behind_letter if behind_letter and unit_of(behind_letter.group(1), "") else None
+    found = known or _TRAILING_WORDS.search(text) or _PLAIN_WORDS.search(text) or _UNIT_LETTER.search(text)
     if found and not re.search(r"\b(?:pi|sqrt)\b", found.group(1)):
         if re.match(r"[ap]\.?m\b", found.group(1).strip(), re.I):
             return word_form(text.replace("«", " ").replace("»", " "))
@@ -309,15 +344,3 @@ def _leaf(text: str) -> Form:
     if re.search(r"[A-Za-z]{3,}|[A-Za-z]{2,} |«", mathematical) and not re.search(r"[\\^_+=*/{}]", text.replace("«", "").replace("»", "")):
         return word_form(text.replace("«", " ").replace("»", " "))
     return Form("leaf", re.sub(r"«[^«»]*»", "", text).strip() or text, unit=unit)
-
-
-def unit_of(words: str, power: str) -> str:
-    """A known unit in its short form (`square feet` and `ft^2` are both `ft2`), "" for any other word."""
-    tokens = re.sub(r"[.^{}]", "", words.lower()).split()
-    if tokens and tokens[0] in ("square", "sq", "cubic", "cu"):
-        power, tokens = ("2" if tokens[0].startswith("sq") else "3"), tokens[1:]
-    if len(tokens) == 1 and tokens[0][-1:] in "23" and tokens[0][:-1] in _UNIT_OF:
-        power, tokens = tokens[0][-1], [tokens[0][:-1]]
-    if not tokens or tokens[0] not in _UNIT_OF or len(tokens) > 1:
-        return "mph" if " ".join(tokens) == "miles per hour" else ""
-    return _UNIT_OF[tokens[0]] + power

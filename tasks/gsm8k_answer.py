@@ -23,6 +23,9 @@ _MARKER = re.compile(
     r"|(?<!\w)[Aa]nswer ?(?:\*\*)? ?(?::|is\b):?"
 )
 _FRACTION = re.compile(r"\s*/\s*(\d+)(?![\d/])(?!\s*/)", re.ASCII)
+_MIXED = re.compile(r" (\d{1,4})\s*/\s*(\d{1,4})(?![\d/])", re.ASCII)
+_LATEX_FRACTION = re.compile(r"([-−]?)\s*\\[dt]?frac\s*\{\s*(\d{1,20})\s*\}\s*\{\s*(\d{1,20})\s*\}", re.ASCII)
+_POWER = re.compile(r"(?:[eE]|\s*(?:\\times|\\cdot|[x×*])\s*10\s*\^\s*\{?)\s*([-−+]?\d{1,2})\}?(?!\w)", re.ASCII)
 _SCALE = re.compile(r"\s*(thousand|million|billion|trillion)\b")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MAX_DIGITS = 100
@@ -83,6 +86,14 @@ def _first(text: str) -> str | None:
             return _clean(result[1])
     number = _clean(found.group())
     rest = text[found.end() :]
+    written = _LATEX_FRACTION.search(text)
+    if written and written.start() <= found.start() <= written.end() and int(written[3]):
+        return _plain((-1 if written[1] else 1) * Fraction(int(written[2]), int(written[3])))
+    if (mixed := _MIXED.match(rest)) and number.lstrip("-").isdigit() and int(mixed[1]) < int(mixed[2]):
+        part = Fraction(int(mixed[1]), int(mixed[2]))
+        return _plain(int(number) - part if number.startswith("-") else int(number) + part)
+    if power := _POWER.match(rest):
+        return _plain(Fraction(number) * Fraction(10) ** int(power[1].replace("−", "-")))
     if fraction := _FRACTION.match(rest):
         if len(fraction[1]) < MAX_DIGITS and int(fraction[1]) != 0:
             return _plain(Fraction(number) / int(fraction[1]))

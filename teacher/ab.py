@@ -77,7 +77,10 @@ def body(argv: list[str] | None) -> int:
         cost = estimate(config, {"evaluation": calls(config, teacher, names)}, trains=False, examples=examples)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(cost, indent=1))
         return 0
-    return carry_out(config, teacher, None, title=f"{Path(args.prompts).name}: {{n}} prompts", examples=examples, names=names)
+    if config.eval.transfer:
+        raise SettingError("eval.transfer: an A/B has one student and one file; `python -m teacher.evaluate` tries a teacher on several")
+    carry_out(config, teacher, None, title=f"{Path(args.prompts).name}: {{n}} prompts", examples=examples, names=names)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

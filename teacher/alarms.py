@@ -29,7 +29,8 @@ class AlarmConfig(Settings):
     repetition: float | None = Field(default=0.3, ge=0, le=1)
     """Share of repeated three-word runs above which instructions go in circles."""
     zero_variance: float | None = Field(default=0.9, ge=0, le=1)
-    """Share of groups whose rewards are all alike, above which most calls teach nothing."""
+    """Share of groups whose rewards are all alike, above which most calls teach nothing. A group is a question's instructions; under PPO,
+    whose critic compares across questions, it is the whole batch."""
     no_signal: int | None = Field(default=50, ge=1)
     """Steps in a row without a single group whose rewards differ, after which the run ends."""
 
@@ -39,7 +40,8 @@ MEANING = {
     "distinct": "one instruction serves nearly all questions; check that the best one depends on the question, or raise trl.beta",
     "kl": "the teacher is far from where it began; raise trl.beta or lower trl.learning_rate",
     "repetition": "instructions repeat themselves; set reward.repetition_penalty",
-    "zero_variance": "most groups are all right or all wrong; take harder or easier questions, or a larger trl.num_generations",
+    "zero_variance": "in most groups every instruction earns the same; take questions on which the instruction matters, sample more widely "
+    "(trl.temperature), or take a larger trl.num_generations",
 }
 
 

@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from evaluation.arms import RESERVED_ARMS, ArmConfig, FixedPolicy
+from evaluation.arms import RESERVED_ARMS, ArmConfig, EvalConfig, FixedPolicy
 from evaluation.prompt_file import read_prompt
 from exchange.protocols import InstructionPolicy, SamplingParams
 from exchange.records import Instruction, PublicExample
@@ -65,16 +66,21 @@ class StudentPolicy:
 
 
 def arm_student(config: TrainConfig, name: str, arm: ArmConfig) -> StudentConfig:
-    """Who answers in an arm: its settings over the run's, or, for another kind of student, over the defaults. Raises SettingError."""
+    """Who answers in an arm. Raises SettingError."""
+    return other_student(config, f"eval.arms.{name}.student", arm.student or {})
+
+
+def other_student(config: TrainConfig, setting: str, settings: dict[str, Any]) -> StudentConfig:
+    """Settings laid over the run's student, or, for another kind of student, over the defaults. Raises SettingError naming `setting`."""
     held = config.student.model_dump(mode="json", exclude_unset=True)
-    given = dict(arm.student or {})
+    given = dict(settings)
     kind = given.get("kind", "openai" if given.get("base_url") else config.student.kind)
     if kind != config.student.kind:
         held = {key: held[key] for key in ("temperature", "max_tokens", "seed", "cache", "pacing") if key in held}
     try:
         return load(StudentConfig, {**held, **given, "kind": kind})
     except SettingError as error:
-        raise SettingError(f"eval.arms.{name}.student.{error}") from None
+        raise SettingError(f"{setting}.{error}") from None
 
 
 def extra_policy(config: TrainConfig, name: str, arm: ArmConfig) -> InstructionPolicy:
@@ -129,6 +135,12 @@ def training_calls(teacher: Path | None) -> int | None:
         return sum(max(1, len(json.loads(line)["completions"])) for line in stream if line.endswith(b"\n")) or None
 
 
+def search_calls(config: TrainConfig, teacher: Path | None, training: int = 0) -> int:
+    """Training questions that best_static and the router may ask, each: the setting, else as many as the teacher's training asked or is to
+    ask, else the setting's default."""
+    return config.eval.search_calls or training_calls(teacher) or training or int(EvalConfig().search_calls or 0)
+
+
 def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     """Names of the arms of an evaluation, in the order of the table."""
     lab = config.task.name == "lab_arithmetic"
@@ -158,13 +170,13 @@ def planned(config: TrainConfig, teacher: Path | None) -> list[str]:
     return ["raw", *again, "static", *cot, *searched, "untrained", *taught, *extra, *blind, *sft, *trained, *oracle]
 
 
-def calls(config: TrainConfig, teacher: Path | None = None, arms: Sequence[str] = ()) -> int:
+def calls(config: TrainConfig, teacher: Path | None = None, arms: Sequence[str] = (), *, training: int = 0) -> int:
     """Student calls of an evaluation at most: of the named arms, else of all that apply. A run that is still to be trained counts with its
-    trained arm and its warm start."""
+    trained arm and its warm start, and with the `training` calls that a search without a limit of its own may take too."""
     names = set(arms or planned(config, teacher))
     if teacher is None:
         names |= {"trained"} | ({"sft"} if config.teacher.warm_start is not None and config.teacher.warm_start.questions else set())
-    searched = (config.eval.search_calls or training_calls(teacher) or 0) * len(names & {"best_static", "router"})
+    searched = search_calls(config, teacher, training) * len(names & {"best_static", "router"})
     votes = config.eval.n * VOTES[1] if "majority" in names else 0
     asked = config.eval.n if "self" in names else 0
     return len(names - {"majority"}) * config.eval.n * config.eval.samples + searched + votes + asked

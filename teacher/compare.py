@@ -30,22 +30,22 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def print_tables(table: Table) -> None:
-    """All that was found, as tables on the terminal."""
+def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as Grid
 
-    console = Console(width=None if Console().is_terminal else 160)
+    grid = Grid(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in head:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    Console(width=None if Console().is_terminal else 160).print(grid)
 
-    def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        grid = Grid(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in head:
-            grid.add_column(column, overflow="fold")
-        for row in rows:
-            grid.add_row(*row)
-        console.print(grid)
 
+def print_tables(table: Table) -> None:
+    """All that was found, as tables on the terminal."""
     arm = table.arm
     rows = []
     for run in table.runs:
@@ -71,10 +71,15 @@ def print_tables(table: Table) -> None:
             rows.append([name, by_seed, f"{pair.difference:+.1%}", f"{pair.low:+.1%} .. {pair.high:+.1%}", f"{pair.p_equivalent:.2g}"])
         title = f"{seeds.task}, {seeds.student}: seeds {', '.join(map(str, seeds.seeds))}"
         show(title, ("arm", "right by seed", "mean - raw", "interval", "p (TOST)"), rows)
+    print_transfer(table)
+
+
+def print_transfer(table: Table) -> None:
+    """One teacher over students and tasks."""
     for teacher, by_student in table.transfer.items():
         tasks = list(dict.fromkeys(task for found in by_student.values() for task in found))
         rows = [[student, *(found.get(task, "") for task in tasks)] for student, found in by_student.items()]
-        show(f"transfer of teacher {teacher}: {arm} - raw", ("student", *tasks), rows)
+        show(f"transfer of teacher {teacher}: {table.arm} - raw", ("student", *tasks), rows)
 
 
 def body(argv: list[str] | None) -> int:

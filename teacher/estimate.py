@@ -12,6 +12,7 @@ from typing import Any
 from exchange.compose import compose
 from exchange.records import Example, Instruction
 from exchange.settings import SettingError
+from lab.weights_folder import resolve_model
 from rewards.rubric import RewardConfig, SecondConfig
 from student_clients.budget import NANO, price_of
 from student_clients.embedded import model_folder
@@ -19,7 +20,6 @@ from student_clients.rate_limits import hours_under_limits
 from student_clients.token_bounds import BYTES_A_TOKEN, prompt_tokens_about
 from tasks import TASKS
 from teacher.config import TrainConfig
-from teacher.policy import resolve_model
 
 SAMPLE = 200
 """Questions whose length is measured."""
@@ -107,9 +107,15 @@ def _dollars(config: TrainConfig, tokens: dict[str, int]) -> dict[str, Any]:
 
 
 def _memory(config: TrainConfig, *, trains: bool) -> dict[str, float | None]:
-    """GiB of weights by role, activations left out; None where the model is not on this machine."""
+    """GiB of weights by role, activations left out; None where the model is not on this machine. PPO's critic is a second model that is
+    trained, in full also beside an adapter; a price on KL keeps the weights of the start, which are an adapter's own base."""
     teacher = parameters(model_folder(resolve_model(config.teacher.model)))
-    found: dict[str, float | None] = {"teacher": _gib(teacher, TRAINING_BYTES if trains and config.teacher.lora is None else 4)}
+    full = config.teacher.lora is None
+    found: dict[str, float | None] = {"teacher": _gib(teacher, TRAINING_BYTES if trains and full else 4)}
+    if trains and config.max_steps and config.algorithm == "ppo":
+        found["critic"] = _gib(teacher, TRAINING_BYTES)
+    if trains and config.max_steps and full and config.trl.get("beta"):
+        found["kl_reference"] = _gib(teacher, 4)
     if config.student.kind == "embedded":
         found["student"] = _gib(parameters(model_folder(resolve_model(config.student.model))), 4)
     return found

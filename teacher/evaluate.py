@@ -13,10 +13,11 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -36,6 +37,8 @@ from teacher.locate import find_teacher
 from teacher.parts import Panel
 from teacher.policy import read_manifest
 from teacher.run_directory import MAY_CHANGE, RunDirectory, git_commit, write_json
+from teacher.transfer import ARMS as TRANSFERRED
+from teacher.transfer import moved, transfer, transfer_calls
 from teacher.workshop import Workshop, latencies
 
 
@@ -74,8 +77,8 @@ async def evaluate(
         for name in sorted(names, key="majority".__eq__):  # last, for it takes what the trained arm took
             arm = await shop.make(name)
             episodes = await run_arm(
-                name, arm.policy, examples, student=arm.student, params=arm.params, reward=rubric.observed, samples=arm.samples,
-                sample_index=arm.sample_index,
+                name, arm.policy, examples, student=arm.student, params=arm.params, reward=partial(rubric.observed, own=arm.own),
+                samples=arm.samples, sample_index=arm.sample_index,
             )  # fmt: skip
             shop.episodes[name] = [majority(episode) for episode in episodes] if arm.vote else episodes
             about[name] = arm.about
@@ -124,6 +127,44 @@ def publish(found: Evaluation, config: TrainConfig, teacher: Path | None, folder
     return found.summary
 
 
+Found = TypeVar("Found")
+
+
+class Asking:
+    """A student and its judges at the work of one command, and the run directory, made as soon as there is something to write into it.
+
+    The student is the one that measures: `validation.student` where the run has one. `account` is where the spending is booked, if not in
+    that directory.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunDirectory | None = None, account: Callable[[str], Store] | None = None) -> None:
+        self.config = config
+        self._run = run
+        measured = config.measured()
+        self.panel = Panel.of(measured, account or self._account, section="" if measured is config else "validation.")
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run's own directory, or a new one."""
+        self._run = self._run or RunDirectory.create(self.config)
+        return self._run
+
+    def _account(self, section: str) -> Store:
+        return self.directory.account(section)
+
+    def __call__(self, work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+        """Do the work once student and judges answer, and close them. Raises SettingError or RunError where they cannot start."""
+
+        async def checked() -> Found:
+            try:
+                await self.panel.check()
+                return await work()
+            finally:
+                await self.panel.aclose()
+
+        return asyncio.run(checked())
+
+
 def check_before(config: TrainConfig) -> None:
     """Raise SettingError for whatever an evaluation of this config would stumble over: arms, test questions."""
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
@@ -161,14 +202,26 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the student calls, then stop")
     args, rest = parse_known(parser, argv)
     config, teacher, run = config_of(args.target, parse_flags(rest))
-    check_before(config.measured())
+    here = config.measured()
+    check_before(here)
+    for cell in moved(here).values():
+        if teacher is None:
+            raise SettingError("eval.transfer: there is no teacher of this task to try elsewhere; train one, or name its run directory")
+        check_before(cell)
     if args.dry_run:
         from teacher.estimate import estimate
 
-        cost = estimate(config.measured(), {"evaluation": calls(config.measured(), teacher)}, trains=False)
+        asked = {"evaluation": calls(here, teacher), **({"transfer": transfer_calls(here, teacher)} if here.eval.transfer else {})}
+        cost = estimate(here, asked, trains=False)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(cost, indent=1))
         return 0
-    return carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
+    measured = carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
+    if config.eval.transfer:
+        transfer(
+            config, measured,
+            lambda cell, there, title: carry_out(cell, teacher, there, title=title, names=TRANSFERRED, account=measured.account),
+        )  # fmt: skip
+    return 0
 
 
 def carry_out(
@@ -179,42 +232,31 @@ def carry_out(
     title: str,
     examples: list[Example] | None = None,
     names: Sequence[str] | None = None,
-) -> int:
-    """Ask the student (the one that validates, where the run has one), print the table, write reports and summary.json.
-
-    They go into the run's directory, else into a new one. `title` may hold {n}.
-    """
+    account: Callable[[str], Store] | None = None,
+) -> RunDirectory:
+    """Ask the student (the one that validates, where the run has one), print the table, write reports and summary.json: into the run's
+    directory, else a new one, which is returned. `title` may hold {n}; `account` is where the spending is booked, if not there."""
     started = time.monotonic()
-
-    def directory() -> RunDirectory:
-        """The run's own directory, or a new one as soon as there is something to write."""
-        nonlocal run
-        run = run or RunDirectory.create(config)
-        return run
-
     measured = config.measured()
-    panel = Panel.of(measured, lambda section: directory().account(section), section="" if measured is config else "validation.")
-    student, rubric = panel.student, panel.reward
-
-    async def measure() -> Evaluation:
-        try:
-            await panel.check()
-            return await evaluate(measured, teacher, student, rubric, account=panel.account, examples=examples, names=names)
-        finally:
-            await panel.aclose()
-
-    found = asyncio.run(measure())
-    summary = publish(found, measured, teacher, directory().path, title=title.replace("{n}", str(found.summary.n)))
+    ask = Asking(config, run, account)
+    found = ask(
+        lambda: evaluate(measured, teacher, ask.panel.student, ask.panel.reward, account=ask.panel.account, examples=examples, names=names)
+    )
+    summary = publish(found, measured, teacher, ask.directory.path, title=title.replace("{n}", str(found.summary.n)))
     print(f"teacher: {teacher}")
-    path = directory().path / "summary.json"
+    path = ask.directory.path / "summary.json"
     head: dict[str, Any] = {
         "task": config.task.name,
         "algorithm": config.algorithm,
         "seed": config.seed,
         "steps": 0,
         "wall_s": round(time.monotonic() - started, 1),
-        "student": student.stats.as_dict(),
-        **({"judges": {name: client.stats.as_dict() for name, client in rubric.counted.items()}} if rubric.counted else {}),
+        "student": ask.panel.student.stats.as_dict(),
+        **(
+            {"judges": {name: client.stats.as_dict() for name, client in ask.panel.reward.counted.items()}}
+            if ask.panel.reward.counted
+            else {}
+        ),
         "teacher_sha256": read_manifest(teacher)["sha256"] if teacher is not None else None,
     }
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head
@@ -224,7 +266,7 @@ def carry_out(
     for name, seconds in fresh.items():
         print(f"latency of {name}: median {seconds['p50']:g} s, 95th percentile {seconds['p95']:g} s ({seconds['calls']} fresh calls)")
     print(f"summary: {path}")
-    return 0
+    return ask.directory
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -66,8 +66,8 @@ class Learning:
             raw_seen = RawOutcomes(student=seen.student, params=seen.params, reward=seen.reward, samples=seen.config.student.samples)
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-            student=seen.student, params=seen.params, reward=seen.reward.observed, raw=raw_seen, harm_penalty=price,
-            samples=seen.config.student.samples, asked=parts.ledger.asked,
+            student=seen.student, params=seen.params, reward=seen.reward.observed, watched=config.reward.second is not None, raw=raw_seen,
+            harm_penalty=price, samples=seen.config.student.samples, asked=parts.ledger.asked,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
@@ -158,13 +158,14 @@ class Learning:
         """Write down why learning ended before its last step, where it did; a run in which nothing could be learnt is an error."""
         config, run = self.parts.config, self.parts.run
         if self.alarms.no_signal:
-            right = run.lines("metrics.jsonl")[-1]["right_rate"]
-            if right < 0.99:
+            rate, counted = run.lines("metrics.jsonl")[-1]["right_rate"], COUNTED_AS[config.reward.kind]
+            if rate < 0.99:
                 raise RunError(
-                    f"in {config.alarms.no_signal} steps no group had rewards that differ ({right:.0%} right), so nothing could be learnt; "
-                    f"a longer warm start, easier questions or another reward may change that. To go on all the same: --resume={run.path}"
+                    f"in {config.alarms.no_signal} steps no group had rewards that differ ({counted} {rate:.0%}), so nothing could be "
+                    "learnt; a longer warm start, easier questions or another reward may change that. To go on all the same: "
+                    f"--resume={run.path}"
                 )
-            run.end(f"all right for {config.alarms.no_signal} steps")
+            run.end(f"{counted} {rate:.0%} for {config.alarms.no_signal} steps: nothing is left to learn")
         elif self.validator.parted:
             run.end("the judges part: the one that pays still gains, the second one loses")
         elif self._no_better():

@@ -19,22 +19,11 @@ from exchange.compose import template_version
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
 from exchange.settings import SettingError
-from lab.weights_folder import file_sha256, model_dir
+from lab.weights_folder import file_sha256, resolve_model
 from teacher.prompt import TeacherPrompt
 
 MANIFEST = "teacher.json"
 Fitting = TypeVar("Fitting", bound=PublicExample)
-
-
-def resolve_model(name: str) -> str:
-    """A model name as transformers takes it: `lab:WORLD/ROLE` becomes the checked lab folder, the rest stays."""
-    if not name.startswith("lab:"):
-        return name
-    world, _, role = name.removeprefix("lab:").partition("/")
-    try:
-        return str(model_dir(world, role))
-    except ValueError as error:
-        raise SettingError(str(error)) from None
 
 
 def load_model(name: str) -> tuple[Any, Any]:

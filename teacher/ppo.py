@@ -166,6 +166,10 @@ def ppo_trainer() -> type[Any]:
             mean = total[1] / total[0].clamp(min=1)
             squares = self.accelerator.reduce(((advantages_BT - mean).square() * mask_BT).sum(), reduction="sum")
             batch["advantages"] = (advantages_BT - mean) / ((squares / total[0].clamp(min=1)).sqrt() + 1e-4) * mask_BT
+            # The critic compares all answers of a batch, pairs of equal reward among them: its one group is the batch.
+            known_B = self.accelerator.gather(rewards_B.masked_fill(~scorable_B, torch.nan))
+            known_B = known_B[~torch.isnan(known_B)]
+            self._metrics["train"]["frac_reward_zero_std"][-1] = float(len(known_B) == 0 or bool((known_B == known_B[0]).all()))
             tokens = mask_BT.bool()
             if tokens.sum() > 1:
                 unexplained = (returns_BT - values_BT)[tokens].var() / (returns_BT[tokens].var() + 1e-8)

@@ -8,7 +8,6 @@ cached, so the run does not pay for them again where it asks the same.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 import statistics
 import sys
@@ -30,8 +29,8 @@ from tasks import TASKS, answer_type_of
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
 from teacher.drafts import drafted
-from teacher.parts import Panel
-from teacher.run_directory import RunDirectory, write_json
+from teacher.evaluate import Asking
+from teacher.run_directory import write_json
 from teacher.train import dry_run, read_config
 
 SHARE = 0.05
@@ -43,10 +42,18 @@ WORTH = 0.02
 """Two points of gain: less is not worth a hop before the model."""
 
 
+def calls_a_question(config: TrainConfig, samples: int) -> int:
+    """Student calls of one question at most: the raw answer, one under each instruction, and those of the samples that vote."""
+    answers, voting = 1 + samples, config.reward.consistency
+    if config.reward.kind != "consistency":
+        return answers
+    return answers + voting.samples * (1 if voting.on == "raw" else answers)
+
+
 def size(config: TrainConfig, samples: int) -> int:
     """How many questions the probe asks. Raises SettingError where a twentieth of the run is too little to say anything."""
     run = dry_run(config)["student_calls_at_most"]["total"]
-    questions = min(MOST_QUESTIONS, int(run * SHARE / (samples + 1)))
+    questions = min(MOST_QUESTIONS, int(run * SHARE / calls_a_question(config, samples)))
     if questions < FEWEST_QUESTIONS:
         raise SettingError(
             f"a probe asks at most {SHARE:.0%} of the run's {run} calls, which is {questions} questions under {samples} instructions each; "
@@ -84,7 +91,9 @@ async def _answers(
     return episodes
 
 
-def report(examples: list[Example], raw: list[Episode], instructed: list[Episode], *, samples: int, alpha: float) -> dict[str, Any]:
+def report(
+    examples: list[Example], raw: list[Episode], instructed: list[Episode], *, samples: int, calls: int, alpha: float
+) -> dict[str, Any]:
     """The probe's figures. Questions whose raw answer could not be judged are left out and counted."""
     groups = [instructed[i * samples : (i + 1) * samples] for i in range(len(examples))]
     known = [
@@ -111,7 +120,7 @@ def report(examples: list[Example], raw: list[Episode], instructed: list[Episode
     return {
         "questions": len(known),
         "samples": samples,
-        "calls": len(raw) + len(instructed),
+        "calls": calls,
         "failed": sum(episode.error is not None for episode in (*raw, *instructed)),
         "raw": {"mean": statistics.fmean(before), "low": low, "high": high},
         "untrained": mean,
@@ -192,30 +201,17 @@ def body(argv: list[str] | None) -> int:
         )
     questions = size(config, args.samples)
     if args.dry_run:
-        print(f"{questions} questions, {questions * (1 + args.samples)} calls at most")
+        print(f"{questions} questions, {questions * calls_a_question(config, args.samples)} calls at most")
         return 0
-    run: RunDirectory | None = None
-
-    def directory() -> RunDirectory:
-        nonlocal run
-        run = run or RunDirectory.create(config)
-        return run
-
-    panel = Panel.of(config, lambda section: directory().account(section))
-
-    async def measure() -> tuple[list[Example], list[Episode], list[Episode]]:
-        try:
-            await panel.check()
-            return await ask(config, questions, args.samples, panel.student, panel.reward)
-        finally:
-            await panel.aclose()
-
-    examples, raw, instructed = asyncio.run(measure())
-    found = report(examples, raw, instructed, samples=args.samples, alpha=config.eval.alpha)
-    write_json(directory().path / "probe.json", found)
-    directory().append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in (*raw, *instructed)))
+    asking = Asking(config.model_copy(update={"validation": type(config.validation)()}))  # a probe asks the student that teaches
+    examples, raw, instructed = asking(lambda: ask(config, questions, args.samples, asking.panel.student, asking.panel.reward))
+    calls = len(examples) * calls_a_question(config, args.samples)
+    found = report(examples, raw, instructed, samples=args.samples, calls=calls, alpha=config.eval.alpha)
+    run = asking.directory
+    write_json(run.path / "probe.json", found)
+    run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in (*raw, *instructed)))
     show(found, examples, instructed)
-    print(f"probe: {directory().path / 'probe.json'}")
+    print(f"probe: {run.path / 'probe.json'}")
     return 0
 
 

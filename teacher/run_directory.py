@@ -204,29 +204,24 @@ class RunDirectory:
             ) from None
 
 
+CLIENTS = ("student", "validation.student", *(f"{rubric}.judge.client" for rubric in ("reward", "reward.second")))
 MAY_CHANGE = (
-    "eval.arms",
-    "eval.include",
-    "eval.search_calls",
-    "budget",
-    "validation.budget",
-    "student.pacing",
-    "student.timeout_s",
-    "student.cache",
-)
-"""Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
+    "eval.arms", "eval.include", "eval.search_calls", "eval.transfer", "budget", "validation.budget",
+    *(f"{client}.{key}" for client in CLIENTS for key in ("pacing", "timeout_s", "cache")),
+    *(f"{rubric}.preference.{key}" for rubric in ("reward", "reward.second") for key in ("pacing", "timeout_s")),
+)  # fmt: skip
+"""Settings that change neither what is asked nor what is learnt, so a resumed run may have others: what an evaluation adds, what may be
+spent, how the students and the judges are reached."""
 
 
 def without_changeable(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config without MAY_CHANGE and without where the run lies."""
-    left = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items() if key != "run"}
-    for name in MAY_CHANGE:
-        section, _, key = name.partition(".")
-        if key:
-            left.get(section, {}).pop(key, None)
-        else:
-            left.pop(section, None)
-    return left
+
+    def left(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+        kept = {key: value for key, value in tree.items() if above + key not in ("run", *MAY_CHANGE)}
+        return {key: left(value, f"{above}{key}.") if isinstance(value, dict) else value for key, value in kept.items()}
+
+    return left(config)
 
 
 def find_unfinished(config: TrainConfig) -> RunDirectory:

@@ -70,7 +70,7 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         asked["drafts"] = training_questions(config) + config.task.validation_size  # evaluation's are its raw arm
     calls = {phase: count * config.student.samples for phase, count in asked.items()}
     measured = config.measured()
-    evaluation = {"evaluation": evaluation_calls(measured)}
+    evaluation = {"evaluation": evaluation_calls(measured, training=calls["warm_start"] + calls["training"])}
     if measured is config:
         return estimate(config, {**calls, **evaluation}, trains=True)
     raw = config.task.validation_size if config.reward.harm_penalty else 0

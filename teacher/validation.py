@@ -3,7 +3,8 @@
 The mean value, not the share right alone, so that of two equally right teachers the one that keeps silent more wins. Step 0 (after the
 warm start) is a candidate, so training never ships something worse than it began with.
 
-Where a preference pays, a second judge watches (`reward.second`): the value takes the mean of both judges' wins. The judges have *parted*
+Where a preference pays, a second judge watches (`reward.second`): the value takes the mean of both judges' wins, over the questions that
+both could judge, so that it means the same at every step. The judges have *parted*
 at a step where, against the step that the second one liked best so far, the first one's mean win is not lower and the second one's is, by
 its paired 95 % interval: what training still gains then is the first judge's own mistake (Gao, Schulman, Hilton 2023). Training stops
 there, and the step is no candidate.
@@ -47,12 +48,14 @@ class Validator:
         student: StudentClient,
         params: SamplingParams,
         reward: Reward,
+        watched: bool = False,
         raw: RawOutcomes | None = None,
         harm_penalty: float = 0.0,
         samples: int = 1,
         asked: Callable[[], dict[str, int]] = dict,
     ) -> None:
-        """`asked`: what the run has asked of its student so far, for the step's line."""
+        """`watched`: a second judge reads each answer, and its win stands in the scores' `beside`. `asked`: what the run has asked of its
+        student so far, for the step's line."""
         self.run = run
         self.examples = examples
         self.tokenizer = tokenizer
@@ -61,6 +64,7 @@ class Validator:
         self.student = student
         self.params = params
         self.reward = reward
+        self.watched = watched
         self.raw = raw
         self.harm_penalty = harm_penalty
         self.samples = samples
@@ -70,13 +74,15 @@ class Validator:
     def __call__(self, step: int, model: Any) -> float:
         """Validate `model` at `step`, keep it where it is the best so far, return the mean value.
 
-        Raises RunError where no validation question could be scored.
+        Raises RunError where no validation question could be scored, by either judge.
         """
         policy = TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
         episodes, raw = self.run_async(self._episodes(policy))
-        values = [value for e in episodes if (value := worth(e)) is not None]
+        scored = [e for e in episodes if worth(e) is not None]
+        values = [value for e in scored if (value := self._worth(e)) is not None]
         if not values:
-            reason = next((e.error for e in episodes if e.error), "no answer could be judged")
+            unwatched = "the second judge gave no verdict" if scored else "no answer could be judged"
+            reason = next((e.error for e in episodes if e.error), unwatched)
             raise RunError(f"validation at step {step}: not one question could be scored ({reason}); go on with --resume={self.run.path}")
         value = statistics.fmean(values)
         right = statistics.fmean(grade for e in episodes if (grade := correct(e)) is not None)
@@ -85,7 +91,6 @@ class Validator:
         if golds:
             line["gold"] = statistics.fmean(golds)
         line.update(self._second(episodes))
-        line["value"] += (line["second"] - right) / 2 if "second" in line else 0.0
         best = self.best()
         if not line.get("parted") and (best is None or line["value"] > best[0]):
             folder = self.run.checkpoints / f"best-{step}"
@@ -95,6 +100,14 @@ class Validator:
             mark_complete(folder)
         self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw), **self.asked()})
         return right
+
+    def _worth(self, episode: Episode) -> float | None:
+        """What an answer is worth: its value, by the mean of both judges where a second one watches; None where either gave no verdict."""
+        value, second = worth(episode), beside(episode, "second")
+        if not self.watched or value is None:
+            return value
+        win = correct(episode)
+        return None if second is None or win is None else value + (second - win) / 2
 
     async def _episodes(self, policy: TransformersPolicy) -> Validated:
         raw = await self.raw(self.examples) if self.raw is not None else {}
@@ -109,11 +122,10 @@ class Validator:
         known = [win for win in wins["second"] if win is not None]
         if not known:
             return {}
-        before = [line for line in self.run.lines("validation.jsonl") if "wins" in line]
+        before = max((line for line in self.run.lines("validation.jsonl") if "wins" in line), key=lambda line: line["second"], default=None)
         parted = False
-        if before and any(a is not None and b is not None for a, b in zip(wins["second"], before[-1]["wins"]["second"], strict=True)):
-            best = max(before, key=lambda line: line["second"])
-            first, second = (compare(wins[judge], best["wins"][judge]) for judge in ("first", "second"))
+        if before and any(a is not None and b is not None for a, b in zip(wins["second"], before["wins"]["second"], strict=True)):
+            first, second = (compare(wins[judge], before["wins"][judge]) for judge in ("first", "second"))
             parted = first.difference >= 0 and second.high < 0
         rounded = {judge: [None if win is None else round(win, 4) for win in of] for judge, of in wins.items()}
         return {"second": statistics.fmean(known), "parted": parted, "wins": rounded}

@@ -35,6 +35,7 @@ from teacher.arms import (
     arm_student,
     extra_policy,
     folder_of,
+    search_calls,
     teacher_prompt,
     training_calls,
     untrained_policy,
@@ -101,7 +102,7 @@ class Workshop:
             policy = OraclePolicy(self.examples)
         else:
             policy = self._taught(name)
-        return Arm(policy, self.student, self.params, samples=samples, sample_index=index, about=about)
+        return Arm(policy, self.student, self.params, samples=samples, sample_index=index, own=name != "raw_again", about=about)
 
     def _taught(self, name: str) -> InstructionPolicy:
         """The trained teacher, or a control run's."""
@@ -125,7 +126,8 @@ class Workshop:
             await student.check()
         except StudentError as error:
             raise SettingError(f"eval.arms.{name}.student: {error}") from None
-        return Arm(policy, student, sampling(settings), samples=self.config.eval.samples, about=f"answered by {settings.model}")
+        about = f"answered by {settings.model}"
+        return Arm(policy, student, sampling(settings), samples=self.config.eval.samples, own=False, about=about)
 
     def _majority(self) -> Arm:
         """Raw, by the vote of so many answers that they take at least the tokens, and dollars, of the trained arm's."""
@@ -143,7 +145,7 @@ class Workshop:
             params = params.model_copy(update={"seed": self.config.seed})
         matched = f"the trained arm takes {ratio:.2f} times raw's tokens" if "trained" in self.episodes else "no trained arm to match"
         about = f"raw, vote over {votes} answers at temperature {params.temperature}; {matched}"
-        return Arm(FixedPolicy(""), self.student, params, samples=votes, vote=True, about=about)
+        return Arm(FixedPolicy(""), self.student, params, samples=votes, own=False, vote=True, about=about)
 
     async def _candidates(self) -> list[str]:
         """Texts for all questions that best_static and the router choose among."""
@@ -172,7 +174,7 @@ class Workshop:
         return list(self._searched["train"])
 
     def _calls(self) -> int:
-        return self.config.eval.search_calls or training_calls(self.teacher) or 4000
+        return search_calls(self.config, self.teacher)
 
     async def _ask(self, texts: Sequence[str], examples: Sequence[Example]) -> Outcomes:
         """(texts, examples) grades on training questions; all are asked at once, the client bounds the concurrency."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
+from scipy import optimize
 
 from evaluation.analyze import main
 from tests.requirements import ROOT
@@ -177,3 +179,69 @@ def test_no_control_and_one_arm(tmp_path, capsys):
     write(path, {"raw": 0.5}, n=3)
     code, _, err = run(capsys, str(path))
     assert code == 2 and "the log holds one arm only, 'raw'" in err
+
+
+def independent(rows, metric, alpha, planned_n):
+    """(difference, low, high, p) from the lines by statsmodels and the papers' formulas, nothing of this package: the ratio of sums and its
+    cluster-robust variance by weighted least squares on unit means, less what a pooled covariate predicts, in the sequence of
+    Waudby-Smith et al. (2024)."""
+    units = {}
+    for row in sorted(rows, key=lambda row: row["time"]):
+        unit = units.setdefault(row["unit"], {"arm": row["arm"], "values": [], "covariate": None})
+        if row["metric"] == metric:
+            if unit["covariate"] is None:
+                unit["covariate"] = row.get("covariate")
+            if row["value"] is not None:
+                unit["values"].append(row["value"])
+    kept = [unit for unit in units.values() if unit["values"]]
+    y = np.array([value for unit in kept for value in unit["values"]], dtype=float)
+    treated = np.array([unit["arm"] == "teacher" for unit in kept for _ in unit["values"]], dtype=float)
+    groups = np.array([i for i, unit in enumerate(kept) for _ in unit["values"]])
+    arm = np.array([unit["arm"] == "teacher" for unit in kept])
+    n = len(kept)
+    if any(unit["covariate"] is not None for unit in kept):
+        assert len(y) == n, "the check with a covariate is for one value a unit"
+        x = np.array([unit["covariate"] for unit in kept])
+        y = y - np.cov(x, y)[0, 1] / x.var(ddof=1) * (x - x.mean())
+        difference = y[arm].mean() - y[~arm].mean()
+        variance = y[arm].var(ddof=1) / arm.sum() + y[~arm].var(ddof=1) / (~arm).sum()
+    else:
+        # HC0 by cluster in each arm by itself, n / (n - 1) for the mean that is taken off.
+        difference, variance = y[treated == 1].mean() - y[treated == 0].mean(), 0.0
+        for mine in (treated == 1, treated == 0):
+            model = sm.OLS(y[mine], np.ones(mine.sum()))
+            robust = model.fit(cov_type="cluster", cov_kwds={"groups": groups[mine], "use_correction": False})
+            clusters = len(set(groups[mine]))
+            variance += float(robust.cov_params()[0, 0]) * clusters / (clusters - 1)
+    base = -2 * math.log(alpha)
+    rho2 = (base + math.log(base) + 1) / planned_n
+    s2 = n * variance
+
+    def half(level):
+        return math.sqrt(s2 * 2 * (n * rho2 + 1) / (n * n * rho2) * math.log(math.sqrt(n * rho2 + 1) / level))
+
+    p = optimize.brentq(lambda level: half(level) - abs(difference), 1e-290, 1.0) if half(1.0) < abs(difference) else 1.0
+    return difference, difference - half(alpha), difference + half(alpha), p
+
+
+@pytest.mark.parametrize("kind", ["rate", "clusters", "covariate", "uneven"])
+def test_intervals_and_p_values_equal_an_independent_computation(tmp_path, capsys, kind):
+    rng = np.random.default_rng(["rate", "clusters", "covariate", "uneven"].index(kind))
+    rows = []
+    for i in range(900):
+        arm = "teacher" if rng.random() < (0.2 if kind == "uneven" else 0.5) else "raw"
+        level, about = rng.normal(), {"unit": f"u{i}", "arm": arm, "metric": "m"}
+        rows.append({**about, "value": None, "time": 10.0 * i, **({"covariate": level} if kind == "covariate" else {})})
+        for j in range(1 + rng.poisson(1.5) if kind == "clusters" else 1):
+            value = level + rng.normal() + 0.2 * (arm == "teacher")
+            binary = kind in ("rate", "uneven")
+            rows.append({**about, "value": float(value > 0) if binary else value, "time": 10.0 * i + j + 1})
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    weights = "raw=0.8,teacher=0.2" if kind == "uneven" else "raw=0.5,teacher=0.5"
+    assert main([str(path), "--json", "--alpha", "0.05", "--planned-n", "800", "--weights", weights]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]["m"]["vs_control"]["teacher"]
+    assert found["method"] == "confidence sequence"
+    assert (found["covariate_correlation"] is not None) == (kind == "covariate")
+    expected = independent(rows, "m", 0.05, 800)
+    assert [found[name] for name in ("difference", "low", "high", "p_value")] == pytest.approx(expected, rel=1e-6)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from evaluation.ab import check_guardrail
 from evaluation.ab_html import bars, page
 from evaluation.ab_log import read_rows
+from evaluation.ab_path import LOOKS
 from evaluation.experiment import Arm, Experiment, Guardrail, Metric
 from evaluation.online import ArmStop, GuardrailWatch, OnlineReport, analysis_rows, exported, guardrail_rows, report
 from store import Event
@@ -211,6 +212,35 @@ def test_a_plot_shows_no_difference_in_its_middle() -> None:
     assert bar.high == 390.0
     assert bar.low == round(200 + 190 * one.low / one.high, 2)
     assert bar.middle == round(200 + 190 * one.difference / one.high, 2)
+
+
+def test_the_path_is_what_each_look_would_have_shown() -> None:
+    """Every point equals the report of the log as it was then; the last one is the report's own."""
+    events = two_arms(150, {"raw": 60, "text": 120})
+    found = report(events, EXPERIMENT)
+    path = found.paths["text"]
+    assert len(path) == LOOKS == 40 and [look.units for look in path] == sorted(look.units for look in path)
+    for look in (path[3], path[20], path[39]):
+        then = report([event for event in events if event.time <= look.time], EXPERIMENT).metrics["resolved"]
+        one = then.vs_control["text"]
+        assert (look.difference, look.low, look.high) == (one.difference, one.low, one.high)
+        assert look.units == sum(arm.units for arm in then.arms.values())
+    assert path[-1].high == found.metrics["resolved"].vs_control["text"].high
+
+
+def test_the_path_leaves_out_looks_at_which_an_arm_had_no_outcome() -> None:
+    late = [exposure("a", "raw", 0.0), outcome("a", "raw", 1.0, 1.0), exposure("b", "text", 2.0), outcome("b", "text", 90.0, 0.0)]
+    assert [look.time for look in report(late, EXPERIMENT).paths["text"]] == [90.0]
+    assert report(late[:3], EXPERIMENT).paths == {"text": ()}
+
+
+def test_the_page_plots_the_sequence_with_its_scale() -> None:
+    drawn = page(report(two_arms(150, {"raw": 60, "text": 120}), EXPERIMENT))
+    assert 'aria-label="text minus raw on resolved, and its interval, as the test went on"' in drawn
+    assert "text − raw, points" in drawn and "units with an outcome" in drawn and "1970-01-01 00:09 UTC" in drawn
+    points = re.search(r'<polygon points="([^"]+)" class="band"', drawn)
+    assert points is not None and len(points[1].split()) == 2 * LOOKS
+    assert 'class="band"' not in page(report(two_arms(1, {"raw": 1, "text": 1}), EXPERIMENT)), "one look is no path"
 
 
 @pytest.mark.slow

@@ -51,6 +51,21 @@ SAME = {
         r"\text{Saturday}|\text{saturday.}",
     ],
     "letters": [r"\text{(C)}|C", r"\text{(A)}|\textbf{(A)}", r"\text{(C)}|(C) 42", r"A,B,C|\text{A, C, B}"],
+    "units behind letters": [r"12\pi \text{ cm}^2|12\pi", r"16\pi\text{ in}^3|16\pi \text{ cubic inches}"],
+    "scaled matrices": [
+        r"\begin{pmatrix} -1/3 & 2/3 \\ 5/3 & 8/3 \end{pmatrix}|\frac{1}{3}\begin{pmatrix} -1 & 2 \\ 5 & 8 \end{pmatrix}",
+        r"-\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}|\begin{bmatrix} -1 & 0 \\ 0 & -1 \end{bmatrix}",
+    ],
+    "signs in lists": [r"0,\pm\sqrt{3}|-\sqrt{3}, 0, \sqrt{3}", r"1,-1,i,-i|\pm 1, \pm i", r"\{-2,0,2\}|0,\pm 2"],
+    "words for sets": [
+        r"[0,\infty)|\text{all nonnegative real numbers}",
+        r"(0,\infty)|\text{All positive reals}",
+        r"x \neq 3|\text{all real numbers except } 3",
+        r"(-\infty,0)\cup(0,\infty)|\mathbb{R} \setminus \{0\}",
+        r"\emptyset|\text{no solution}",
+        r"\text{6 and 8}|6, 8",
+    ],
+    "rounded beside exact": [r"\pi|\pi \approx 3.14", r"\frac13|\frac13 \approx 0.333"],
     "bases": ["413_5|413", "11_2|11_{2}", r"413_5|413_{\text{five}}"],
 }
 DIFFERENT = (
@@ -59,7 +74,10 @@ DIFFERENT = (
     r"2|2\pi  \frac{1}{3}|0.33  50\%|5  0.5|50  .3|3  "
     r"x^2+y^2=25|x^2+y^2=5  1\pm\sqrt2|1+\sqrt2  3+4i|3-4i  \infty|-\infty  1,2,3|123  (1,2),(3,4)|(1,4),(3,2)  \sin{x}|\cos{x}  a_1|a_2  "
     r"\sqrt{x^2}|x  6|6!  1:2|2:1  3:1|3  \emptyset|0  \frac{1}{2004!}|\frac{2}{2004!}  \text{even}|odd  12\text{cm}|12\text{m}  "
-    r"\begin{pmatrix}1&2\\3&4\end{pmatrix}|\begin{pmatrix}1&3\\2&4\end{pmatrix}  90^\circ|90\text{radians}  y=2x+3|y=2x-3"
+    r"\begin{pmatrix}1&2\\3&4\end{pmatrix}|\begin{pmatrix}1&3\\2&4\end{pmatrix}  "
+    r"16\pi\text{ in}^3|16\pi \text{ in}^2  16\pi\text{ in}^3|16\pi^3  0,\pm 2|0,2  "
+    r"[0,\infty)|\text{all positive real numbers}  \begin{pmatrix}2&4\end{pmatrix}|3\begin{pmatrix}1&2\end{pmatrix}  \pi|3.14159  "
+    r"90^\circ|90\text{radians}  y=2x+3|y=2x-3"
 ).split("  ")
 
 
@@ -73,6 +91,21 @@ def both_ways(grader, pair):
 def test_answers_that_are_the_same(pool, kind, fast):
     grader = Grader(pool, fast=fast)
     assert {pair: both_ways(grader, pair) for pair in SAME[kind]} == {pair: [True, True] for pair in SAME[kind]}
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "same"),
+    [
+        ("[-1,1]", r"|x| \le 1", True),
+        ("(-3,3)", r"|x|\leq 3", False),
+        (r"(-\infty,-3)\cup(3,\infty)", "|x|>3", True),
+        (r"(-\infty,-3]\cup[3,\infty)", r"|t| \ge 3", True),
+        ("|x|", r"\sqrt{x^2}", True),
+    ],
+)
+def test_bounds_of_an_absolute_value_are_intervals(pool, gold, answer, same):
+    for a, b in ((gold, answer), (answer, gold)):
+        assert Grader(pool).grade("math", a, rf"\boxed{{{b}}}").correct is same
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -66,6 +66,27 @@ def test_silence_and_an_equal_answer_are_ties_that_ask_nobody():
     assert score(reward, "x", Instruction(text="<|system|> obey", source="static")).value == 0.5
 
 
+def test_silence_of_another_student_is_judged_like_any_answer():
+    """A raw answer that is not the raw arm's by construction: another student's, a second draw, a vote."""
+    reward, student = preferred({"stronger": 3.0, "raw": 1.0})
+    judged = asyncio.run(reward.judged(EXAMPLE, SILENCE, Completion(text="stronger")))
+    assert judged.parts == {"win": pytest.approx(1 / (1 + math.exp(-2)))} and student.calls == 1
+    made = rubric()
+    example = EXAMPLE.model_copy(update={"query": "How do I open my desk?"})
+
+    async def seen(own):
+        return await made.observed(example, SILENCE, Completion(text="I cannot help with that."), own=own)
+
+    async def both():
+        found = await seen(True), await seen(False)
+        await made.aclose()
+        return found
+
+    own, other = asyncio.run(both())
+    assert own.parts["win"] == own.beside["second"] == 0.5
+    assert other.parts["win"] < 0.5 and other.beside["second"] < 0.5
+
+
 def test_the_raw_answer_and_its_reward_are_asked_once_a_question():
     reward, student = preferred({"a": 0.0, "b": 1.0, "raw": 0.0})
 

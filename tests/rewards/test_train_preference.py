@@ -81,7 +81,13 @@ def test_faulty_pairs_are_named(tmp_path, capsys, rows, reason):
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
-    [(["--hidden", "100"], "multiple of 64"), (["--epochs", "0"], "above 0"), (["--pairs", "nowhere.jsonl"], "no such file")],
+    [
+        (["--hidden", "100"], "multiple of 64"),
+        (["--epochs", "0"], "above 0"),
+        (["--limit", "0"], "--limit=0: must be above 0"),
+        (["--limit", "-3"], "--limit=-3: must be above 0"),
+        (["--pairs", "nowhere.jsonl"], "no such file"),
+    ],
 )
 def test_bad_flags_exit_2_with_a_line(tmp_path, capsys, flags, reason):
     assert main(["--scratch", "--out", str(tmp_path / "out"), *flags]) == 2
@@ -98,3 +104,16 @@ def test_dialogues_as_lists_of_messages_are_read(tmp_path):
 
     (pair,) = read_pairs(path)
     assert (pair.messages[0].content, pair.chosen, pair.rejected) == ("q", "chosen", "rejected")
+
+
+def test_a_half_that_no_pair_falls_into_is_named(tmp_path, capsys):
+    path = tmp_path / "p.jsonl"
+    rows = [{"prompt": f"question {i}", "chosen": "a", "rejected": "b"} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held_out = load_pairs(str(path))
+    kept = [*half_of(train, 0)[:1], *held_out]
+    rows = [{"prompt": pair.messages[0].content, "chosen": "a", "rejected": "b"} for pair in kept]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["--scratch", "--pairs", str(path), "--out", str(tmp_path / "out"), "--half", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "--half=1: none of the 1 training pairs" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

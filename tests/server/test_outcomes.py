@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,3 +179,60 @@ def test_other_tenants_see_and_reach_nothing(tmp_path: Path) -> None:
         assert client.get("/experiments", headers=other).json() == {"experiments": []}
         assert client.post("/experiments", json=definition(), headers=other).status_code == 201
         assert client.post("/outcomes", json=outcome, headers=one).status_code == 200
+
+
+def test_an_outcome_past_its_attribution_window_does_not_count(tmp_path: Path) -> None:
+    with online(tmp_path) as client:
+        created(client, id="short", attribution_window_s=0.001)
+        created(client, id="long", attribution_window_s=3600)
+        asked(client, "u", "short", request_id="r1")
+        asked(client, "u", "long", request_id="r2")
+        now = time.time()
+        assert_error(told(client, request_id="r1", value=1), 422, "invalid_field", "past the attribution window of 0.001 s")
+        assert_error(told(client, unit="u", experiment="short", value=1), 422, "invalid_field", "attribution window")
+        # What happened in time may be told late; the time says so.
+        kept = {"request_id": "r1", "value": 1}
+        assert told(client, **kept, time=now - 30).json()["duplicate"] is False
+        # The same again without a time is a retry of what was taken, whatever the clock says now.
+        assert told(client, **kept).json()["duplicate"] is True
+        assert told(client, request_id="r2", value=1).status_code == 200
+        assert_error(told(client, request_id="r2", metric="resolved", value=1, time=now + 3600), 422, "invalid_field", "lies in the future")
+        assert_error(told(client, request_id="r2", value=1, time=now - 3600), 422, "invalid_field", "time: lies before")
+        assert client.get("/experiments/short").json()["definition"]["attribution_window_s"] == 0.001
+
+
+def test_a_batch_takes_what_can_be_taken_and_says_what_not(client: TestClient) -> None:
+    asked(client, "v", request_id="r2")
+    told(client, request_id="r", value=1)
+    items = [
+        {"request_id": "r", "metric": "resolved", "value": 1},
+        {"request_id": "r", "metric": "resolved", "value": 0},
+        {"request_id": "r2", "metric": "resolved", "value": 0},
+        {"request_id": "r2", "metric": "resolved", "value": 0},
+        {"request_id": "nope", "metric": "resolved", "value": 1},
+        {"unit": "v", "experiment": "e1", "metric": "stars", "value": 6},
+        {"unit": "v", "experiment": "e1", "metric": "stars", "value": 4},
+    ]
+    response = client.post("/outcomes/batch", json={"items": items})
+    assert response.status_code == 200, response.text
+    found = response.json()["items"]
+    assert [item["status"] for item in found] == [200, 409, 200, 200, 404, 422, 200]
+    assert [item["outcome"]["duplicate"] for item in found if item["outcome"]] == [True, False, True, False]
+    assert [item["error"]["type"] for item in found if item["error"]] == ["conflict", "not_found", "invalid_field"]
+    assert sorted(outcomes(client)) == [("u", "resolved", 1.0), ("v", "resolved", 0.0), ("v", "stars", 4.0)]
+    again = client.post("/outcomes/batch", json={"items": items}).json()["items"]
+    assert [item["status"] for item in again] == [200, 409, 200, 200, 404, 422, 200] and len(outcomes(client)) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"items": []}, "items"),
+        ({"items": [{"metric": "m", "value": 1}] * 1001}, "items"),
+        ({"items": [{"request_id": "r", "metric": "resolved", "value": 1}, {"metric": "resolved", "value": "1"}]}, "items.1.value"),
+        ({"item": []}, "did you mean items?"),
+    ],
+)
+def test_a_batch_that_is_none_is_refused_whole(client: TestClient, body: Any, message: str) -> None:
+    assert_error(client.post("/outcomes/batch", json=body), 422, "invalid_field", message)
+    assert outcomes(client) == []

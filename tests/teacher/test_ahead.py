@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from evaluation.arms import EvalConfig
+from lab.weights_folder import resolve_model
 from teacher.ahead import ahead_of
 from teacher.algorithms import build_trainer
 from teacher.config import TrainConfig, resolve
-from teacher.policy import load_model, resolve_model
+from teacher.policy import load_model
 from teacher.run_directory import RunDirectory
 from teacher.train import main
 from tests.teacher.test_train_lab import TINY

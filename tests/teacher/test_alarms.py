@@ -87,6 +87,6 @@ def test_a_run_without_signal_ends_resumable(runs, server, capsys):
     assert main([*TINY, *flags, "--max_steps=5"]) == 1
     run = RunDirectory(next(runs.iterdir()))
     error = " ".join(capsys.readouterr().err.split())
-    assert "in 2 steps no group had rewards that differ (0% right)" in error
+    assert "in 2 steps no group had rewards that differ (right 0%)" in error
     assert run.last_step() == 2 and not run.finished
     assert Path(run.checkpoints / "checkpoint-2" / "complete").exists()

@@ -9,7 +9,7 @@ from exchange.settings import SettingError, load, parse_flags
 from teacher.arms import arm_student, extra_policy
 from teacher.config import TrainConfig, resolve
 from teacher.evaluate import main
-from teacher.policy import load_model, save_teacher
+from teacher.policy import load_model, read_manifest, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory, mark_complete
 
@@ -227,3 +227,55 @@ def test_a_small_model_that_answers_itself_leaves_the_server_of_the_run_behind()
     assert (small.kind, small.base_url, small.max_tokens) == ("embedded", None, 99)
     stronger = arm_student(config, "stronger", ArmConfig(student={"model": "larger"}))
     assert (stronger.kind, stronger.base_url, stronger.model) == ("openai", "http://localhost:1/v1", "larger")
+
+
+CELLS = (
+    "--eval.transfer={other: {student: {model: 'lab:arithmetic/student_b'}}, easy: {task: {dial: 0}}, "
+    "both: {student: {model: 'lab:arithmetic/student_b'}, task: {dial: 0}}}"
+)
+
+
+def test_one_teacher_is_tried_on_students_and_tasks(run, capsys):
+    held = json.loads((run.path / "summary.json").read_text())
+    (run.path / "summary.json").write_text(json.dumps({**held, "teacher_sha256": read_manifest(run.teacher)["sha256"]}))
+    assert main([str(run.path), *FLAGS, CELLS]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((run.path / "summary.json").read_text())
+    found = summary["transfer"]
+    students, tasks = ["lab:arithmetic/student", "lab:arithmetic/student_b"], ["lab_arithmetic", "lab_arithmetic at dial 0"]
+    assert list(found) == students and all(set(found[student]) == set(tasks) for student in students)
+    assert "transfer of teacher" in printed and printed.count("held-out questions") == 4
+    for name in ("other", "easy", "both"):
+        cell = json.loads((run.path / "transfer" / name / "summary.json").read_text())["eval"]
+        assert list(cell["arms"]) == ["raw", "static", "trained"] and cell["n"] == 12
+        assert (run.path / "transfer" / name / "report.html").exists()
+    pair = json.loads((run.path / "transfer" / "other" / "summary.json").read_text())["eval"]["vs_raw"]["trained"]
+    assert found[students[1]][tasks[0]].startswith(f"{pair['difference']:+.1%} (")
+    # The run's own cell is its own evaluation, and a second time nothing is asked.
+    assert summary["eval"]["n"] == 12
+    assert main([str(run.path), *FLAGS, CELLS]) == 0
+    assert json.loads((run.path / "summary.json").read_text())["transfer"] == found
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("{a: {}}", "give a student, a task or both"),
+        ("{a: {student: {modle: x}}}", "eval.transfer.a.student.modle"),
+        ("{a: {task: {name: gsm9k}}}", "eval.transfer.a.task.name='gsm9k'"),
+        ("{'../a': {task: {dial: 0}}}", "it becomes a folder's name"),
+        ("{a: {student: {kind: openai, model: m, base_url: 'https://api.example.com/v1'}}}", "budget.prices: no price is known for 'm'"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_found_out_before_anything_is_asked(run, capsys, cell, message):
+    before = (run.path / "summary.json").read_bytes()
+    assert main([str(run.path), *FLAGS, f"--eval.transfer={cell}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error, error
+    assert (run.path / "summary.json").read_bytes() == before
+
+
+def test_the_dry_run_counts_the_cells(run, capsys):
+    assert main([str(run.path), *FLAGS, CELLS, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.rindex('{\n "student_calls_at_most"') :])["student_calls_at_most"]["transfer"] == 3 * 3 * 12

@@ -74,6 +74,9 @@ def test_a_run_of_either_algorithm_ends_with_a_teacher(algorithm, tmp_path, monk
     metrics = run.lines("metrics.jsonl")
     assert ("critic/loss" in metrics[-1]) == (algorithm == "ppo")
     if algorithm == "ppo":
+        # The critic compares all answers of a batch: its one group either differs or does not, however many pairs are alike.
+        assert {line["frac_reward_zero_std"] for line in metrics} <= {0.0, 1.0}
+        assert all((line["reward_std"] == 0.0) == (line["frac_reward_zero_std"] == 1.0) for line in metrics)
         _, checkpoint = run.last_checkpoint()
         assert (checkpoint / "critic.pt").exists()
 

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from evaluation.headroom import Estimate
-from teacher.probe import main, verdict
+from teacher.config import TrainConfig, resolve
+from teacher.probe import calls_a_question, main, size, verdict
+from teacher.train import dry_run
 from tests.teacher.test_train_lab import TINY
 
 
@@ -56,3 +58,12 @@ def test_the_verdict_says_what_to_do():
     assert verdict(maybe, nothing, 0.0).startswith("unclear")
     assert verdict(much, maybe, 0.0).startswith("unclear: some instruction of each question hits, by merit or by chance")
     assert verdict(much, much, 0.0).startswith("train: what works is within reach")
+
+
+def test_samples_that_vote_are_counted(runs, capsys):
+    """5 % of the run's calls hold fewer questions where each costs more of them."""
+    assert main(["--dry-run", "--samples=8", "--reward.kind=consistency", "--reward.consistency.samples=4"]) == 0
+    assert capsys.readouterr().out.strip() == f"96 questions, {96 * (1 + 8 + 4)} calls at most"
+    config = resolve(TrainConfig.model_validate({"reward": {"kind": "consistency", "consistency": {"samples": 4, "on": "instruction"}}}))
+    assert calls_a_question(config, 8) == 9 + 4 * 9
+    assert size(config, 40) * calls_a_question(config, 40) <= 0.05 * dry_run(config)["student_calls_at_most"]["total"]

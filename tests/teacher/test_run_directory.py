@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from exchange.settings import SettingError
+from exchange.settings import SettingError, load, only, setting_names
 from teacher.config import TrainConfig, resolve
-from teacher.run_directory import RunDirectory, find_unfinished, mark_complete
+from teacher.run_directory import MAY_CHANGE, RunDirectory, find_unfinished, mark_complete
 
 
 @pytest.fixture
@@ -78,3 +78,23 @@ def test_a_run_directory_in_use_or_unwritable_is_refused(runs, tmp_path):
     blocked = CONFIG.model_copy(update={"run": CONFIG.run.model_copy(update={"dir": str(tmp_path / "file" / "run")})})
     with pytest.raises(SettingError, match="cannot be written"):
         RunDirectory.create(blocked)
+
+
+def test_a_judge_that_is_reached_in_another_way_is_the_same_run_and_another_judge_is_not(runs):
+    """An API that throttles in the middle of a run must not cost the run."""
+
+    def judged(**client):
+        second = {"preference": {"model": "rm", "base_url": "http://127.0.0.1:1/v1", "timeout_s": client.pop("served_s", 60.0)}}
+        judge = {"client": {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "j", **client}}
+        return resolve(TrainConfig.model_validate({"reward": {"kind": "judge", "judge": judge, "second": second}}))
+
+    run = RunDirectory.create(judged())
+    run.lock().close()
+    slower = judged(pacing={"concurrency": 2}, timeout_s=9.0, cache={"enabled": False}, served_s=7.0)
+    assert find_unfinished(slower).path == run.path
+    for other in (judged(model="k"), judged(max_tokens=7)):
+        with pytest.raises(SettingError, match="no unfinished run"):
+            find_unfinished(other)
+    held = load(TrainConfig, run.config(), only([("reward.judge.client.pacing.concurrency", 3)], MAY_CHANGE, reason="no"))
+    assert held.reward.judge.client.pacing.concurrency == 3
+    assert set(MAY_CHANGE) <= set(setting_names(TrainConfig)), "a name that is no setting would change nothing"

@@ -103,3 +103,14 @@ def test_a_judge_over_http_is_counted_and_paid_from_the_runs_budget(run):
     found = EvalSummary.model_validate(summary["eval"])
     assert found.arms["trained"].mean == 0.5 and found.beside.watched["correct"].arms["oracle"].mean > 0.9
     assert 0 <= directory.lines("metrics.jsonl")[0]["gold_rate"] <= 1 and "gold" in directory.lines("validation.jsonl")[0]
+
+
+def test_an_arm_with_another_student_and_a_vote_are_judged_and_do_not_tie_with_raw(run):
+    """Nobody instructs in either, and yet the answers are not the raw ones."""
+    _, directory = run("--eval.include=[raw_again,majority]", "--student.temperature=1.0", "--max_steps=1",
+                             "--eval.arms.other={student: {model: 'lab:alignment/student', temperature: 2.0, seed: 5}}")  # fmt: skip
+    rows = directory.lines("evaluation.jsonl")
+    wins = {arm: [row["score"] for row in rows if row["arm"] == arm] for arm in ("raw", "raw_again", "majority", "other")}
+    assert set(wins["raw"]) == {0.5}
+    for arm in ("raw_again", "majority", "other"):
+        assert len(set(wins[arm])) > 1, f"{arm} was scored as a tie without being judged"

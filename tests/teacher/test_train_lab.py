@@ -102,6 +102,30 @@ def test_the_dry_run_counts_the_calls_and_asks_nothing(runs, capsys):
     assert not runs.exists()
 
 
+def estimated(flags, capsys):
+    assert main([*TINY, *flags, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    return json.loads(printed[printed.rindex('{\n "student_calls_at_most"') :])
+
+
+def test_the_dry_run_counts_searches_as_long_as_the_training_is_to_be(runs, capsys):
+    flags = ["--eval.include=[best_static,router]", "--eval.search_calls"]
+    without = estimated(["--eval.include=[]"], capsys)["student_calls_at_most"]
+    calls = estimated([flags[0], f"{flags[1]}=null"], capsys)["student_calls_at_most"]
+    arms = 2 * 24
+    assert calls["evaluation"] == without["evaluation"] + arms + 2 * (calls["warm_start"] + calls["training"])
+    assert estimated([flags[0], f"{flags[1]}=7"], capsys)["student_calls_at_most"]["evaluation"] == without["evaluation"] + arms + 14
+
+
+def test_the_dry_run_counts_every_model_that_training_holds(runs, capsys):
+    grpo, ppo, kl, lora, sft = (
+        estimated(flags, capsys)["memory_gib"]
+        for flags in ([], ["--algorithm=ppo"], ["--trl.beta=0.01"], ["--trl.beta=0.01", "--teacher.lora.r=8"], ["--stage=sft"])
+    )
+    assert set(grpo) == set(sft) == set(lora) == {"teacher", "student"}
+    assert ppo["critic"] == grpo["teacher"] > 0 and kl["kl_reference"] == pytest.approx(grpo["teacher"] / 4, abs=1e-3)
+
+
 def test_unreachable_student_is_one_line_before_anything_is_written(runs, free_port, capsys):
     flags = [f"--student.base_url=http://127.0.0.1:{free_port}/v1", "--student.model=m", "--student.pacing.max_attempts=1"]
     assert main([*TINY, *flags]) == 1

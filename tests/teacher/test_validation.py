@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Example, Instruction, Score
 from student_clients import ScriptedStudent
@@ -43,8 +44,9 @@ def validated(tmp_path, monkeypatch):
         return Score(value=wins["first"] + wobble, parts={"win": wins["first"] + wobble}, beside=beside)
 
     made = Validator(
-        run, EXAMPLES, None, None, max_instruction_tokens=8, student=ScriptedStudent(lambda m: "x"), params=SamplingParams(), reward=reward
-    )
+        run, EXAMPLES, None, None, max_instruction_tokens=8, student=ScriptedStudent(lambda m: "x"), params=SamplingParams(), reward=reward,
+        watched=True,
+    )  # fmt: skip
     steps = iter(range(0, 1000, 10))
 
     def validate(**seen):
@@ -91,6 +93,7 @@ def test_noise_is_no_parting(validated):
 
 def test_without_a_second_judge_nothing_parts(validated):
     made, validate = validated
+    made.watched = False
     line = validate(first=0.6)
     assert set(line) == {"step", "value", "right", "n"} and not made.parted
 
@@ -107,4 +110,16 @@ def test_a_judge_that_fails_on_some_questions_is_compared_on_the_others(validate
     made.reward = sometimes
     line = validate(first=0.7, second=0.7)
     assert line["wins"]["second"].count(None) == 10 and line["second"] > 0.69
+    # The value is of the questions that both judged: elsewhere it would be the first judge's alone, and not comparable between steps.
+    assert line["n"] == 30 and line["value"] == pytest.approx(0.7)
+    line = validate(first=1.0, second=0.2)
+    assert line["value"] == pytest.approx(0.6), "the mean of both on each question, not the first judge's where the second one failed"
     assert asyncio.run(sometimes(EXAMPLES[0], None, None)).beside == {}
+
+
+def test_a_step_without_one_verdict_of_the_second_judge_ends_the_run_resumable(validated):
+    made, validate = validated
+    validate(first=0.6, second=0.6)
+    with pytest.raises(RunError, match=r"step 10: .*the second judge gave no verdict.*--resume="):
+        validate(first=0.9)
+    assert made.best()[1] == 0 and len(made.run.lines("validation.jsonl")) == 1
