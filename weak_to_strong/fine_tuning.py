@@ -105,12 +105,11 @@ def fitting(rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> 
 
 
 def check_labels(dataset: Any, ends: frozenset[int]) -> int:
-    """The number of tokens of a prepared data set (columns input_ids, completion_mask). Raises SettingError unless every row learns an
+    """The number of tokens of a prepared data set (columns input_ids, labels). Raises SettingError unless every row learns an
     end token."""
     total = 0
     for number, row in enumerate(dataset):
-        learnt = {token for token, mask in zip(row["input_ids"], row["completion_mask"], strict=True) if mask}
-        if not learnt & ends:
+        if not ends & set(row["labels"]):
             raise SettingError(
                 f"strong.model: row {number} learns no end token, so the student would never learn to stop; its chat template must close "
                 "an assistant's turn with one of the model's end tokens"
@@ -196,6 +195,7 @@ def fine_tune(
         peft_config=_lora(strong),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
+    assert len(trainer.train_dataset) == len(kept), "TRL drops no row of ours"
     tokens = check_labels(trainer.train_dataset, end_ids(model, tokenizer))
     trainer.train(resume_from_checkpoint=_last_whole(work))
     tuned = model if strong.lora is None else trainer.model.merge_and_unload()

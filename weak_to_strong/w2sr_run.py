@@ -178,7 +178,7 @@ class W2SR:
                 raise SettingError(f"ceiling.run={settings.run!r}: holds no finished ceiling (phases/ceiling.json, ceiling/student)")
             found = json.loads(path.read_text(encoding="utf-8"))
         if not found["plateau"]:
-            self.run.say(f"the ceiling ran into its last step ({found["steps"]}), no plateau: RGR is too high; raise ceiling.max_steps")
+            self.run.say(f"the ceiling ended at its last step ({found['steps']}), no plateau: RGR is too high; raise ceiling.max_steps")
         return found, folder
 
     def _arms(self, examples: list[Example], ceiling: Path | None) -> dict[str, Asked]:
