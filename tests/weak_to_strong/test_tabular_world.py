@@ -1,7 +1,7 @@
 """What W2SR claims, in a world small enough to be solved: reference A6.
 
-A state in Z_K, L operations o_t, gold = s + sum(o) mod K. The teacher errs in a step with probability eps, to a uniform wrong value, and goes
-on from there. A student that imitates chains converges to the step table P(next | state, operation). The chains pass through the
+A state in Z_K, L operations o_t, gold = s + sum(o) mod K. The teacher errs in a step with probability eps, to a uniform wrong value, and
+goes on from there. A student that imitates chains converges to the step table P(next | state, operation). The chains pass through the
 project's own grading and choice of variants; only the worlds and the tables are made here.
 """
 
