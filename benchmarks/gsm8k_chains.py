@@ -1,8 +1,8 @@
 """`python -m benchmarks.gsm8k_chains --out DIR [--writer 6b_verification]`: real labelled solutions as a weak reasoner's recording.
 
-The GSM8K repository holds four models' solutions to its 1,319 test questions, 22 to 56 % of them right by their authors' labels. Written into
-DIR: `weak.jsonl`, a recording that `weak.replay` answers from, and `train.jsonl` and `test.jsonl`, the questions split in two (every other
-one), for `task.path`. Then, with any open student:
+The GSM8K repository holds four models' solutions to its 1,319 test questions, 22 to 56 % of them right by their authors' labels. Written
+into DIR: `weak.jsonl`, a recording that `weak.replay` answers from, and `train.jsonl` and `test.jsonl`, the questions split in two (every
+other one), for `task.path`. Then, with any open student:
 
     python -m weak_to_strong.w2sr --task.name=gsm8k --task.path=DIR --task.train_size=560 --task.validation_size=100 \\
         --traces.questions=560 --weak.replay=DIR/weak.jsonl --strong.model=FOLDER --strong.max_tokens=400
