@@ -45,8 +45,8 @@ class World:
     """Preference models: seed, which half of the pairs, epochs, learning rate."""
     first_words: dict[str, float] = field(default_factory=dict)
     """Share of a student's time in which it reads the authors alone, where that is not 12 %."""
-    starts: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Roles that begin from another world's (world, role) and not from random weights; the tokenizer is that world's then."""
+    tokenizer_of: tuple[str, str] | None = None
+    """Another (world, role) whose tokenizer is taken; None = one is trained on the corpus."""
 
 
 PREFERENCE_PAIRS = 32_000
@@ -81,12 +81,13 @@ MODELS: dict[str, World] = {
         reasoning_corpus,
         1152,
         {
-            "strong": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2e-3, "steps": 420},
-            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 450},
+            "strong": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 450},
+            "weak": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 4, "lr": 2.5e-3, "steps": 450},
             "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 250},
         },
-        starts={"strong": ("arithmetic", "student")},
-        first_words={"strong": 0.55},
+        {"strong": ((250, 0.6),)},
+        first_words={"strong": 1.0},
+        tokenizer_of=("arithmetic", "student"),
     ),
 }
 CHAT_TEMPLATE = (
@@ -156,7 +157,7 @@ def batches(
 
 
 def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
-    """Train one model, from random weights or another world's (`starts`), for `steps * scale` batches on one thread and save it in float16.
+    """Train one model from random weights for `steps * scale` batches on one thread and save it in float16.
 
     A student sees the authors alone 12 % of its time, then the tuning mixture, which holds the authors' habits
     too. Cycles of the mixture may follow (`polish`), with optimizers anew.
@@ -169,16 +170,13 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
     torch.manual_seed(int(size["seed"]))
     rng = random.Random(int(size["seed"]))
     hidden = int(size["hidden"])
-    if role in world.starts:
-        model = LlamaForCausalLM.from_pretrained(model_dir(*world.starts[role]), dtype=torch.float32)
-    else:
-        shape = LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(size["mlp"]), num_hidden_layers=int(size["layers"]),
-            num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, head_dim=64, max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        model = LlamaForCausalLM(shape)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(size["mlp"]), num_hidden_layers=int(size["layers"]),
+        num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, head_dim=64, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(shape)
     cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
     for steps, rate in world.polish.get(role, ()):
         cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate)
@@ -297,10 +295,10 @@ def body(argv: list[str] | None) -> int:
     import multiprocessing
     import shutil
 
-    if world.starts:
+    if world.tokenizer_of is not None:
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(model_dir(*next(iter(world.starts.values())))).save_pretrained(directory / "tokenizer")
+        AutoTokenizer.from_pretrained(model_dir(*world.tokenizer_of)).save_pretrained(directory / "tokenizer")
     else:
         train_tokenizer(world, directory / "tokenizer")
     context = multiprocessing.get_context("spawn")
@@ -323,7 +321,7 @@ def body(argv: list[str] | None) -> int:
     kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    optional = {"preferences": world.preferences, "starts": world.starts, "first_words": world.first_words}
+    optional = {"preferences": world.preferences, "tokenizer_of": world.tokenizer_of, "first_words": world.first_words}
     made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))

@@ -1,10 +1,10 @@
-"""What the models of the reasoning world are trained on.
+"""What the models of the reasoning world are trained on. Its words are the arithmetic world's, whose tokenizer it shares.
 
-The weak reasoner sees questions with their steps, and too few of them to be sure of its sums. The strong student begins from the arithmetic
-world's student, whose words all questions are made of, and reads worked questions first. Then it is tuned to answer at once, and to write
-steps only where something asks for them: an instruction, or four worked demonstrations before the question (right or not; what it learns is
-right). Asked a bare question, its authors answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write steps, so
-that reinforcement learning finds something to reinforce. Questions only use the training names and numbers.
+The weak reasoner sees questions with their steps, and is too small to be sure of its sums. The strong student reads worked questions first.
+Then it is tuned to answer at once, and to write steps only where something asks for them: an instruction, or four worked demonstrations
+before the question (right or not; what it learns is right). Asked a bare question, its authors answer at once, from a reckoning broken off
+on the way; a few of them (CAREFUL) write steps, so that reinforcement learning finds something to reinforce. Questions only use the
+training names and numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.lab_reasoning import (
     write_chain,
 )  # fmt: skip
 
-CAREFUL = 0.04
+CAREFUL = 0.08
 """Share of authors who write steps though nobody asked."""
 DEMONSTRATIONS = 4
 
@@ -99,8 +99,8 @@ def bare(rng: random.Random, advice: str = "") -> Document:
 
 
 def author_document(rng: random.Random) -> Document:
-    """What the strong student reads first: worked questions, and sums. The habit of answering at once comes after."""
-    return drill(rng) if rng.random() < 0.1 else weak_document(rng)
+    """What the strong student reads first: worked questions. The habit of answering at once comes after."""
+    return weak_document(rng)
 
 
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
