@@ -13,7 +13,7 @@ from typing import Any
 
 from exchange.settings import SettingError
 
-WORLDS = ("arithmetic", "alignment")
+WORLDS = ("arithmetic", "alignment", "reasoning")
 MANIFEST = "manifest.json"
 
 
