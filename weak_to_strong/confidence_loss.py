@@ -3,8 +3,8 @@
     L = CE(f, (1 - a) f_weak + a f_hat)
 
 f_hat is the student's own hard prediction, thresholded so that the batch holds the classes in the proportion that the weak labels have; a
-rises from 0. With two classes this is the published code (openai/weak-to-strong) without its quirk of the warm-up, which there rises to a tenth
-and jumps. With more classes, which that code refuses, the batch's quotas are filled by the assignment of highest likelihood; for two
+rises from 0. With two classes this is the published code (openai/weak-to-strong) without the quirk of its warm-up, which rises to a tenth
+of a and jumps. With more classes, which that code refuses, the batch's quotas are filled by the assignment of highest likelihood; for two
 classes that is the same threshold.
 """
 
@@ -26,7 +26,7 @@ WARM_UP = 0.1
 def confidence_weight(
     done: float, *, most: float = LARGEST_WEIGHT, warm_up: float = WARM_UP, schedule: Literal["linear", "openai"] = "linear"
 ) -> float:
-    """a after a share `done` of training. `openai` is the published code's: a = most * done until the warm-up ends, then it jumps to most."""
+    """a after a share `done` of training. `openai` is the published code's: most * done until the warm-up ends, then most at once."""
     if done >= warm_up and not (schedule == "openai" and done == warm_up):
         return most
     return most * (done if schedule == "openai" else done / warm_up)
@@ -57,7 +57,9 @@ def confidence_loss(logits_BK: torch.Tensor, weak_BK: torch.Tensor, weight: floa
     import torch
 
     if logits_BK.shape != weak_BK.shape or logits_BK.ndim != 2:
-        raise ValueError(f"logits have shape {tuple(logits_BK.shape)} and weak labels {tuple(weak_BK.shape)}; both must be (batch, classes)")
+        raise ValueError(
+            f"logits have shape {tuple(logits_BK.shape)} and weak labels {tuple(weak_BK.shape)}; both must be (batch, classes)"
+        )
     logits_BK = logits_BK.float()
     with torch.no_grad():
         own_BK = hard_labels(logits_BK.softmax(-1), weak_BK.float().mean(0))
@@ -74,7 +76,7 @@ def confidence_trainer(model: Any, *, most: float = LARGEST_WEIGHT, warm_up: flo
     if len({max(range(len(label)), key=label.__getitem__) for label in rows["labels"]}) < 2:
         raise SettingError("weak labels: every row is of one class, so there is nothing to learn from them")
 
-    class ConfidenceTrainer(Trainer):  # type: ignore[misc]
+    class ConfidenceTrainer(Trainer):
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
             inputs = dict(inputs)
             labels = inputs.pop("labels")

@@ -82,7 +82,9 @@ def as_outputs(values: NDArray[np.generic], name: str, *, probabilities: bool) -
     if not probabilities:
         return data.reshape(len(data), -1)
     if data.min() < 0 or data.max() > 1:
-        raise SettingError(f"{name}: holds values from {data.min():g} to {data.max():g}; a KL loss needs probabilities, or take --loss=squared")
+        raise SettingError(
+            f"{name}: holds values from {data.min():g} to {data.max():g}; a KL loss needs probabilities, or take --loss=squared"
+        )
     if data.ndim == 1 or data.shape[1] == 1:
         flat = data.reshape(-1)
         return np.stack([1 - flat, flat], axis=1)

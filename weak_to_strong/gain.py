@@ -93,9 +93,10 @@ def measure(student: Array, weak: Array, truth: Array | None, loss: Divergence, 
         columns["slack"] = columns["gain"] - columns["misfit"]
     for name, values in columns.items():
         if not np.isfinite(values).all():
+            endless = int((~np.isfinite(values)).sum())
             raise SettingError(
-                f"{name}: {loss.name} is infinite on {int((~np.isfinite(values)).sum())} of {len(values)} rows, where one side gives probability 0 "
-                "to what the other does not; soften hard 0/1 labels (say to 0.01 and 0.99), or take the other direction or --loss=squared"
+                f"{name}: {loss.name} is infinite on {endless} of {len(values)} rows, where one side gives probability 0 to what the other does "
+                "not; soften hard 0/1 labels (say to 0.01 and 0.99), or take the other direction or --loss=squared"
             )
     table = np.stack(list(columns.values()), axis=1)
     drawn = resampled_means(table, seed=seed, resamples=_resamples(len(table)))
@@ -118,7 +119,9 @@ def judge(
     """Check each premise on the rows of `found` (features (N, D), truth (N, K)) and say what follows. `head` is the student's, `condition`
     the condition number of its features."""
     premises = [_geometry(loss, config)]
-    premises.append(Condition(name="fitting rows", holds=in_sample, detail="measured on the rows that were fitted" if in_sample else HELD_OUT))
+    premises.append(
+        Condition(name="fitting rows", holds=in_sample, detail="measured on the rows that were fitted" if in_sample else HELD_OUT)
+    )
     eps = None
     if truth is None:
         premises.append(Condition(name="realizable", holds=None, detail="unknown: there is no truth to fit"))
@@ -128,7 +131,8 @@ def judge(
         relative = eps / spread if spread else 0.0
         detail = f"the class's best head misses the truth by {eps:.3g}, {relative:.2g} of its spread"
         premises.append(Condition(name="realizable", holds=relative <= REALIZABLE, detail=detail))
-    premises.append(Condition(name="conditioning", holds=None, detail=f"condition number of the standardised features {condition:.3g}"))
+    detail = f"condition number of the standardised features {condition:.3g}"
+    premises.append(Condition(name="conditioning", holds=condition <= config.max_condition, detail=detail))
     if found.slack is None:
         return Verdict(theorem=None, conditions=tuple(premises))
     tolerance = NUMERICAL[loss.name] * (max(found.misfit.value, 1e-300) if loss.name == "squared" else 1.0)
@@ -140,7 +144,11 @@ def judge(
         equal = config.kind == "linear"
         broken = violated or (equal and found.slack.value > tolerance)
         return Verdict(
-            theorem="gain = misfit" if equal else "gain >= misfit", allowance=0.0, violated=violated, broken=broken, conditions=tuple(premises)
+            theorem="gain = misfit" if equal else "gain >= misfit",
+            allowance=0.0,
+            violated=violated,
+            broken=broken,
+            conditions=tuple(premises),
         )
     if loss.name != "squared":
         return Verdict(theorem=None, violated=violated, conditions=tuple(premises))
@@ -200,7 +208,7 @@ class Candidate(Record):
 
 
 def choose_teacher(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates, the one with the least weak error - misfit first (Charikar et al., section 5.2), ties by weak error.
+    """The candidates, the one with the least weak error - misfit first (Charikar et al.), ties by weak error.
 
     For students that imitate labels, and only there. Both terms must be of one loss. Look at both columns: with labels on the student's
     own inputs the student can simply be measured; the rule is for a weak error known from elsewhere and misfit on unlabelled inputs.
@@ -220,4 +228,9 @@ def accuracy_gain(student: Sequence[bool], weak: Sequence[bool], same: Sequence[
     disagreement = sum(not equal for *_, equal in rows) * share
     lost = sum(w and not s for s, w, _ in rows) * share
     both_wrong = sum(not s and not w and not equal for s, w, equal in rows) * share
-    return {"gain": disagreement - 2 * lost - both_wrong, "disagreement": disagreement, "lost": lost, "both_wrong_and_different": both_wrong}
+    return {
+        "gain": disagreement - 2 * lost - both_wrong,
+        "disagreement": disagreement,
+        "lost": lost,
+        "both_wrong_and_different": both_wrong,
+    }

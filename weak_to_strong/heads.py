@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import svd
 from scipy.optimize import brentq, minimize
@@ -66,7 +67,7 @@ class _Scale:
 
     mean: Array
     deviation: Array
-    kept: Array
+    kept: NDArray[np.intp]
 
     @classmethod
     def of(cls, features: Array) -> _Scale:
@@ -100,8 +101,8 @@ def check_features(features: Array, config: HeadConfig) -> float:
     condition = condition_number(features)
     if config.kind == "linear" and condition > config.max_condition:
         raise SettingError(
-            f"features: ill-conditioned, condition number {condition:.2g} after standardising (at most {config.max_condition:g}): some columns are "
-            "near copies or sums of others; drop those, take principal components, --head.kind=ridge, or raise --head.max_condition"
+            f"features: ill-conditioned, condition number {condition:.2g} after standardising (at most {config.max_condition:g}): columns "
+            "are near copies or sums of others; drop those, take principal components, --head.kind=ridge, or raise --head.max_condition"
         )
     return condition
 
@@ -114,7 +115,9 @@ def fit_head(features: Array, labels: Array, loss: Divergence, config: HeadConfi
     if config.kind == "mixture":
         experts = fit_experts(features, labels, loss, config, rng)
         weights = mixture_weights(np.stack([expert(features) for expert in experts]), labels, loss)
-        return Head(lambda rows: np.asarray(np.tensordot(weights, np.stack([expert(rows) for expert in experts]), 1)), experts=tuple(experts))
+        return Head(
+            lambda rows: np.asarray(np.tensordot(weights, np.stack([expert(rows) for expert in experts]), 1)), experts=tuple(experts)
+        )
     if loss.of_probabilities:
         if config.kind == "ball":
             raise SettingError("head.kind='ball': exact projection is for --loss=squared; take linear, ridge or mixture")
@@ -217,14 +220,18 @@ def fit_softmax(features: Array, labels: Array, loss: Divergence, *, penalty: fl
 
 def fit_experts(features: Array, labels: Array, loss: Divergence, config: HeadConfig, rng: np.random.Generator) -> list[Predict]:
     """Heads that differ: each is fitted on resampled rows and a random half of the columns."""
-    experts = []
+    experts: list[Predict] = []
     for _ in range(config.experts):
         rows = rng.integers(len(features), size=len(features))
         columns = np.sort(rng.choice(features.shape[1], size=-(-features.shape[1] // 2), replace=False))
         part = features[np.ix_(rows, columns)]
         head = fit_softmax(part, labels[rows], loss, penalty=1e-3) if loss.of_probabilities else fit_least_squares(part, labels[rows])
-        experts.append(lambda given, head=head, columns=columns: head.predict(given[:, columns]))
+        experts.append(_on_columns(head, columns))
     return experts
+
+
+def _on_columns(head: Head, columns: NDArray[np.intp]) -> Predict:
+    return lambda rows: head.predict(rows[:, columns])
 
 
 def mixture_weights(experts: Array, labels: Array, loss: Divergence) -> Array:

@@ -2,8 +2,8 @@
 
 For texts that were drawn from the weak model, the mean of -log p_student over their tokens is the cross-entropy of the weak model's
 distribution against the student's: forward-KL misfit plus the weak model's own entropy, which does not change in training. It needs no
-gold. It is not a gain: a language model's class is not convex, and the labels are sampled. What it shows is whether the student still departs from its
-teacher (it can be better) or has come to repeat it (it cannot).
+gold. It is not a gain: a language model's class is not convex, and the labels are sampled. What it shows is whether the student still
+departs from its teacher (it can be better) or has come to repeat it (it cannot).
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def text_misfit(model: Any, tokenizer: Any, rows: Sequence[Row], *, batch_size: 
 
     end = [tokenizer.eos_token_id]
     pairs = [
-        (tokenizer(row["prompt"], add_special_tokens=False)["input_ids"], tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + end)
+        (
+            tokenizer(row["prompt"], add_special_tokens=False)["input_ids"],
+            tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + end,
+        )
         for row in rows
     ]
     if not pairs:
@@ -45,7 +48,9 @@ def text_misfit(model: Any, tokenizer: Any, rows: Sequence[Row], *, batch_size: 
                 labels[i, len(prompt) : length] = torch.tensor(text)
                 mask[i, :length] = 1
             logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
-            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device), reduction="sum"))
+            total += float(
+                torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device), reduction="sum")
+            )
             tokens += int((labels[:, 1:] != -100).sum())
     model.train(was_training)
     return total / tokens
@@ -53,10 +58,11 @@ def text_misfit(model: Any, tokenizer: Any, rows: Sequence[Row], *, batch_size: 
 
 def misfit_callback(measure: Callable[[Any], float], record: Callable[[int, float], None], *, every: int) -> Any:
     """A TrainerCallback that calls `measure(model)` before the first step, after every `every` steps and after the last, and hands
-    (step, misfit) to `record`. `measure` may be `text_misfit` bound to its rows, or a loss of `weak_to_strong.divergence` on a classifier's outputs."""
+    (step, misfit) to `record`. `measure` may be `text_misfit` bound to its rows, or a loss of `weak_to_strong.divergence` on the outputs
+    of a classifier."""
     from transformers import TrainerCallback
 
-    class MisfitCallback(TrainerCallback):  # type: ignore[misc]
+    class MisfitCallback(TrainerCallback):
         def __init__(self) -> None:
             self.last = -1
 
