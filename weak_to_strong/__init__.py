@@ -1,1 +1,1 @@
-"""The sister methods, for an open student whose weights may be trained: W2SR, two-stage weak-to-strong reasoning, misfit."""
+"""The sister methods, in which a weak model teaches a strong one whose weights can be trained."""

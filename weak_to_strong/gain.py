@@ -95,8 +95,8 @@ def measure(student: Array, weak: Array, truth: Array | None, loss: Divergence, 
         if not np.isfinite(values).all():
             endless = int((~np.isfinite(values)).sum())
             raise SettingError(
-                f"{name}: {loss.name} is infinite on {endless} of {len(values)} rows, where one side gives probability 0 to what the other does "
-                "not; soften hard 0/1 labels (say to 0.01 and 0.99), or take the other direction or --loss=squared"
+                f"{name}: {loss.name} is infinite on {endless} of {len(values)} rows, where one side gives probability 0 to what the other "
+                "does not; soften hard 0/1 labels (say to 0.01 and 0.99), or take the other direction or --loss=squared"
             )
     table = np.stack(list(columns.values()), axis=1)
     drawn = resampled_means(table, seed=seed, resamples=_resamples(len(table)))
