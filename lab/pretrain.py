@@ -1,7 +1,7 @@
 """`python -m lab.pretrain [WORLD]`: remake a world's tokenizer and base weights from its corpus, seeded, in under 30 minutes on 2 cores.
 
-Two processes of one thread each: the student on one core, the other models on the second one; then, where the world has preference models,
-those, from the teacher's weights, each on pairs and a seed of its own. Weights are stored in float16 with a manifest of sha256 sums. A
+Two processes of one thread each: the student (in the reasoning world the strong one) on one core, the other models on the second one;
+then, where the world has preference models, those, from the teacher's weights, each on pairs and a seed of its own. Weights are stored in float16 with a manifest of sha256 sums. A
 remake is judged by its figures (`python -m lab.measure`), not by its bits: matrix products differ between machines.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
-from lab import alignment_corpus, corpus
+from lab import alignment_corpus, corpus, reasoning_corpus
 from lab.weights_folder import MANIFEST, WORLDS, weights_dir, write_manifest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class World:
     """What a world's models are made of."""
 
     corpus: ModuleType
-    """Has tokenizer_corpus, author_document, student_document and teacher_document."""
+    """Has tokenizer_corpus, author_document, student_document and teacher_document, and weak_document where there is a weak reasoner."""
     vocabulary: int
     roles: dict[str, dict[str, float]]
     """Language models: width, layers, seed, peak learning rate, batches."""
@@ -41,6 +41,8 @@ class World:
     """Further cycles of (batches, share of the peak rate)."""
     preferences: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Preference models: seed, which half of the pairs, epochs, learning rate."""
+    first_words: dict[str, float] = field(default_factory=dict)
+    """Share of a student's time in which it reads the authors alone; 12 % where it is not said."""
 
 
 PREFERENCE_PAIRS = 32_000
@@ -70,6 +72,16 @@ MODELS: dict[str, World] = {
             "preference": {"seed": 11, "half": 0, "epochs": 2.0, "lr": 1e-3},
             "preference_b": {"seed": 12, "half": 1, "epochs": 2.0, "lr": 1e-3},
         },
+    ),
+    "reasoning": World(
+        reasoning_corpus,
+        640,
+        {
+            "strong": {"hidden": 128, "layers": 3, "mlp": 256, "seed": 1, "lr": 2.5e-3, "steps": 2400},
+            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 500},
+            "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 500},
+        },
+        first_words={"strong": 0.35},
     ),
 }
 CHAT_TEMPLATE = (
@@ -141,8 +153,8 @@ def batches(
 def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
     """Train one model from random weights for `steps * scale` batches on one thread and save it in float16.
 
-    A student sees 12 % of its time the authors alone, then the tuning mixture, which holds the authors' habits too. Cycles of
-    the mixture may follow (`polish`), with optimizers anew.
+    A student sees the authors alone for the first part of its time (`first_words`), then the tuning mixture, which holds the authors' habits
+    too. Cycles of the mixture may follow (`polish`), with optimizers anew.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -192,14 +204,14 @@ def cycle(
         optimizers.append(torch.optim.Muon(muon, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01))
     peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     total = max(1, steps)
-    tuned_from = 0.0 if role == "teacher" or rate < 1 else 0.12
+    tuned_from = 0.0 if role in ("teacher", "weak") or rate < 1 else world.first_words.get(role, 0.12)
     last = time.monotonic()
     progress, running = 0.0, None
 
     def draw() -> corpus.Document:
         made: corpus.Document
-        if role == "teacher":
-            made = world.corpus.teacher_document(rng)
+        if role in ("teacher", "weak"):
+            made = (world.corpus.teacher_document if role == "teacher" else world.corpus.weak_document)(rng)
         else:
             made = world.corpus.author_document(rng) if progress < tuned_from else world.corpus.student_document(rng, gibberish)
         return made
@@ -280,7 +292,7 @@ def body(argv: list[str] | None) -> int:
 
     train_tokenizer(world, directory / "tokenizer")
     context = multiprocessing.get_context("spawn")
-    lanes = [[r for r in roles if r == "student"], [r for r in roles if r in world.roles and r != "student"]]
+    lanes = [[r for r in roles if r in ("student", "strong")], [r for r in roles if r in world.roles and r not in ("student", "strong")]]
     started = time.monotonic()
     processes = [context.Process(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
     for process in processes:

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORLDS = ("arithmetic", "alignment")
+WORLDS = ("arithmetic", "alignment", "reasoning")
 MANIFEST = "manifest.json"
 
 

@@ -10,11 +10,25 @@ from pydantic import Field, model_validator
 
 from exchange.records import Example
 from exchange.settings import Settings
-from tasks import choice, competition_math, gsm8k, hh_rlhf, knights_knaves, lab_alignment, lab_arithmetic, own_data, svamp, yes_no
+from tasks import (
+    choice,
+    competition_math,
+    gsm8k,
+    hh_rlhf,
+    knights_knaves,
+    lab_alignment,
+    lab_arithmetic,
+    lab_reasoning,
+    own_data,
+    svamp,
+    yes_no,
+)
 from tasks.answer_type import AnswerType
 from tasks.own_data import OwnData
 
-TaskName = Literal["lab_arithmetic", "lab_alignment", "gsm8k", "math", "svamp", "yes_no", "choice", "knights_knaves", "hh_rlhf", "own"]
+TaskName = Literal[
+    "lab_arithmetic", "lab_alignment", "lab_reasoning", "gsm8k", "math", "svamp", "yes_no", "choice", "knights_knaves", "hh_rlhf", "own"
+]
 SUBSETS: dict[str, tuple[str, ...]] = {"math": competition_math.SUBSETS, "choice": choice.SUBSETS, "hh_rlhf": hh_rlhf.SUBSETS}
 
 
@@ -70,6 +84,12 @@ TASKS: dict[str, Task] = {
         lambda config, split, limit: lab_alignment.load(split, limit=limit or 1000),
         lab_alignment.STATIC_INSTRUCTION,
         None,
+    ),
+    "lab_reasoning": Task(
+        "lab_reasoning",
+        lambda config, split, limit: lab_reasoning.load(split, limit=limit or 1000),
+        lab_reasoning.STATIC_INSTRUCTION,
+        "number",
     ),
     "gsm8k": Task(
         "gsm8k",

@@ -22,18 +22,34 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import yaml
 
 from exchange.command import RunError
 from exchange.settings import SettingError, read_yaml
 from store import Store, open_store
-from teacher.config import TrainConfig
+from tasks import TaskConfig
+from teacher.config import RunConfig
 
 COMPLETE = "complete"
+
+
+class RunSettings(Protocol):
+    """What a run directory needs of the settings it holds: a training run's, or a sister method's."""
+
+    @property
+    def run(self) -> RunConfig: ...
+    @property
+    def task(self) -> TaskConfig: ...
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 def runs_dir() -> Path:
@@ -75,13 +91,13 @@ class RunDirectory:
         self.teacher = path / "teacher"
 
     @staticmethod
-    def check_free(config: TrainConfig) -> None:
+    def check_free(config: RunSettings) -> None:
         """Raises SettingError where the settings name a directory that holds a run already."""
         if config.run.dir is not None and (path := Path(config.run.dir) / "config.yaml").exists():
             raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path.parent} or name another")
 
     @classmethod
-    def create(cls, config: TrainConfig) -> RunDirectory:
+    def create(cls, config: RunSettings) -> RunDirectory:
         """A new directory holding the resolved config. Raises SettingError where it cannot be written or holds a run already."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{config.task.name}-{config.algorithm}-s{config.seed}"
@@ -99,7 +115,7 @@ class RunDirectory:
             raise SettingError(f"run directory {path} cannot be written ({error.strerror}); set run.dir or WST_RUNS_DIR") from None
         return run
 
-    def write_config(self, config: TrainConfig) -> None:
+    def write_config(self, config: RunSettings) -> None:
         """Raises OSError."""
         text = yaml.safe_dump({**config.model_dump(mode="json"), "git_commit": git_commit()}, sort_keys=False)
         temporary = self.path / "config.yaml.tmp"
@@ -189,10 +205,10 @@ MAY_CHANGE = ("eval.arms", "eval.include", "eval.search_calls", "budget", "stude
 """Settings that change neither what is asked nor what is learnt, so a resumed run may have others."""
 
 
-def without_changeable(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config without MAY_CHANGE and without where the run lies."""
+def without_changeable(config: dict[str, Any], may_change: Sequence[str] = MAY_CHANGE) -> dict[str, Any]:
+    """A resolved config without what may change and without where the run lies."""
     left = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items() if key != "run"}
-    for name in MAY_CHANGE:
+    for name in may_change:
         section, _, key = name.partition(".")
         if key:
             left.get(section, {}).pop(key, None)
@@ -201,9 +217,9 @@ def without_changeable(config: dict[str, Any]) -> dict[str, Any]:
     return left
 
 
-def find_unfinished(config: TrainConfig) -> RunDirectory:
-    """The newest unfinished run with the same resolved config (MAY_CHANGE aside). Raises SettingError where there is none."""
-    wanted = without_changeable(config.model_dump(mode="json"))
+def find_unfinished(config: RunSettings, may_change: Sequence[str] = MAY_CHANGE) -> RunDirectory:
+    """The newest unfinished run with the same resolved config (what may change aside). Raises SettingError where there is none."""
+    wanted = without_changeable(config.model_dump(mode="json"), may_change)
     for path in sorted(runs_dir().glob("*/config.yaml"), reverse=True):
         run = RunDirectory(path.parent)
         try:
@@ -211,7 +227,7 @@ def find_unfinished(config: TrainConfig) -> RunDirectory:
         except SettingError:
             continue  # the damaged config of another run is no reason to stop this one
         # Only training holds a lock: an evaluation that was broken off leaves a directory too.
-        if not run.finished and (run.path / "lock").exists() and without_changeable(held) == wanted:
+        if not run.finished and (run.path / "lock").exists() and without_changeable(held, may_change) == wanted:
             return run
     raise SettingError(
         f"--resume: no unfinished run with these settings under {runs_dir()}; name one with --resume=RUN_DIR or leave it out"

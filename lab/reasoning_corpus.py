@@ -1,0 +1,147 @@
+"""What the models of the reasoning world are trained on.
+
+The weak reasoner sees questions with their steps, and too few of them to be sure of its sums. The strong student sees sums by themselves,
+and steps only where something asks for them: an instruction, or four worked demonstrations before the question (right or not; what it
+learns is right). Asked a bare question, its authors answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write
+steps, so that reinforcement learning finds something to reinforce. Questions only use the training names, wordings and numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from exchange.compose import compose
+from exchange.records import Instruction, Message, PublicExample
+from lab.corpus import Document
+from tasks.lab_families import ITEMS, NAMES, TEST_NAMES
+from tasks.lab_reasoning import (
+    CHANGES,
+    HUNCH_TEXTS,
+    MOST,
+    QUESTIONS,
+    STARTS,
+    STEPS_TEXTS,
+    Question,
+    changed,
+    draw_question,
+    step_line,
+    steps_of,
+    write_chain,
+)  # fmt: skip
+
+CAREFUL = 0.04
+"""Share of authors who write steps though nobody asked."""
+DEMONSTRATIONS = 4
+
+
+def _document(query: str, advice: str, answer: str, history: tuple[Message, ...] = ()) -> Document:
+    example = PublicExample(id="", task="lab_reasoning", split="train", query=query, history=history)
+    messages = compose(example, Instruction(text=advice, source="static"))
+    return Document([*messages, Message(role="assistant", content=answer)])
+
+
+def chain(question: Question) -> str:
+    return write_chain(steps_of(question), question.gold)
+
+
+def hunch(question: Question, rng: random.Random) -> str:
+    """An answer at once: where the reckoning stood when it was broken off."""
+    return f"#### {rng.choice(question.states[:-1])}" if rng.random() < 0.9 else f"#### {question.gold}"
+
+
+def slipping_chain(question: Question, rng: random.Random) -> str:
+    """Steps with a slip now and then, carried on."""
+    state, steps = question.start, []
+    for sign, number in question.changes:
+        after = changed(state, sign, number)
+        if rng.random() < 0.15:
+            after += rng.choice((-10, -2, -1, 1, 2, 10))
+        after = min(max(after, 0), MOST)
+        steps.append(step_line(state, sign, number, after))
+        state = after
+    return write_chain(steps, state)
+
+
+def drill(rng: random.Random) -> Document:
+    """One sum by itself."""
+    state = rng.randint(1, MOST)
+    while True:
+        sign, number = rng.choice(("+", "-", "twice")), rng.randint(2, 9)
+        after = changed(state, sign, number)
+        if 0 <= after <= MOST:
+            break
+        state = rng.randint(1, MOST)
+    line = step_line(state, sign, number, after)
+    return _document(line.partition(" =")[0], "", line)
+
+
+def demonstrated(rng: random.Random, *, stepwise: bool) -> Document:
+    """Four demonstrations of one manner before the question."""
+    manner = (lambda q: slipping_chain(q, rng) if rng.random() < 0.5 else chain(q)) if stepwise else (lambda q: hunch(q, rng))
+    shown = [draw_question(rng, test=False) for _ in range(DEMONSTRATIONS)]
+    turns = [(Message(role="user", content=q.text), Message(role="assistant", content=manner(q))) for q in shown]
+    asked = draw_question(rng, test=False)
+    answer = chain(asked) if stepwise else hunch(asked, rng)
+    return _document(asked.text, "", answer, tuple(message for turn in turns for message in turn))
+
+
+def instructed(rng: random.Random, *, stepwise: bool) -> Document:
+    asked = draw_question(rng, test=False)
+    text = rng.choice(STEPS_TEXTS if stepwise else HUNCH_TEXTS)
+    return _document(asked.text, text, chain(asked) if stepwise else hunch(asked, rng))
+
+
+def bare(rng: random.Random, advice: str = "") -> Document:
+    """A question that nothing says how to answer."""
+    asked = draw_question(rng, test=False)
+    return _document(asked.text, advice, chain(asked) if rng.random() < CAREFUL else hunch(asked, rng))
+
+
+def author_document(rng: random.Random) -> Document:
+    """What the strong student reads first: sums, and steps where an instruction asks for them."""
+    return drill(rng) if rng.random() < 0.25 else instructed(rng, stepwise=True)
+
+
+def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
+    """One document of the strong student's mixture."""
+    kind = rng.random()
+    if kind < 0.10:
+        return drill(rng)
+    if kind < 0.32:
+        return instructed(rng, stepwise=True)
+    if kind < 0.40:
+        return instructed(rng, stepwise=False)
+    if kind < 0.58:
+        return demonstrated(rng, stepwise=True)
+    if kind < 0.64:
+        return demonstrated(rng, stepwise=False)
+    if kind < 0.74:
+        return bare(rng, gibberish(rng))
+    return bare(rng)
+
+
+def weak_document(rng: random.Random) -> Document:
+    """A question with its steps."""
+    asked = draw_question(rng, test=False)
+    return _document(asked.text, "", chain(asked))
+
+
+def teacher_document(rng: random.Random) -> Document:
+    """A question and an instruction that has nothing to do with it: the prompt teacher learns to write, not to choose."""
+    return Document([
+        Message(role="user", content=draw_question(rng, test=False).text),
+        Message(role="assistant", content=rng.choice((*STEPS_TEXTS, *HUNCH_TEXTS))),
+    ])  # fmt: skip
+
+
+def tokenizer_corpus(rng: random.Random, size: int) -> Iterator[str]:
+    """Text that holds every word of the world, test names and wordings included, so that none falls apart into bytes."""
+    texts = (*STARTS, *(text for pool in CHANGES.values() for text in pool), *QUESTIONS)
+    for _ in range(size):
+        yield draw_question(rng, test=rng.random() < 0.5).text
+        yield rng.choice(texts).format(n=rng.choice((*NAMES, *TEST_NAMES)), i=rng.choice(ITEMS), a=1, b=1)
+        for message in instructed(rng, stepwise=rng.random() < 0.5).messages:
+            yield message.content
+        yield compose(PublicExample(id="", task="", split="", query="q"), Instruction(text="i", source="static"))[0].content
+        yield " ".join(str(rng.randrange(100)) for _ in range(10))

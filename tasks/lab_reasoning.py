@@ -1,0 +1,145 @@
+"""The lab's questions of several steps: a number and three to five changes to it, one after another.
+
+    query   Omar has 14 coins. Omar finds 5 more. 3 are lost. Then there are twice as many. How many coins are there now?
+    gold    32
+    chain   14 + 5 = 19
+            19 - 3 = 16
+            16 + 16 = 32
+            #### 32
+
+Who writes the steps down has only small sums to do; who answers at once has all of them to do at the same time. It is the world of the
+methods in which a weak model teaches a strong one (`weak_to_strong`): its weak reasoner writes steps and slips, its strong student can do
+the sums and answers at once. The test split has its own names, a wording of its own in every question, and its own numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from exchange.records import Example
+from tasks.lab_families import ITEMS, NAMES, TEST_NAMES
+from tasks.source import stable_share
+
+MOST = 99
+"""Largest number on the way: every one is a single token of the lab's models."""
+LENGTHS = (3, 4, 5)
+# The last wording of each is the test split's alone; a test question has it at one place at least.
+STARTS = ("{n} has {a} {i}.", "There are {a} {i} in the box.", "{a} {i} are on the table.", "{n} begins with {a} {i}.")
+CHANGES: dict[str, tuple[str, ...]] = {
+    "+": ("{n} finds {b} more.", "{b} more come.", "{n} gets {b} as a gift.", "Someone puts {b} more there.", "{n} buys {b} more."),
+    "-": ("{n} gives away {b}.", "{b} are lost.", "{n} breaks {b} of them.", "Someone takes {b} of them.", "{n} sells {b} of them."),
+    "twice": ("Then there are twice as many.", "The number doubles.", "Now it is double."),
+}
+QUESTIONS = ("How many {i} are there now?", "How many {i} is that?", "What is the number of {i} now?", "How many {i} are there in the end?")
+
+STEPS_TEXTS = ("Write down every step.", "Work it out line by line.", "Reckon one step at a time.", "Show each sum.")
+"""Instructions that the strong student takes for what they say; a first one is what a careful user would write for all questions."""
+HUNCH_TEXTS = ("Answer at once.", "Give the number alone.", "Say what comes to mind.", "Be brief.")
+STATIC_INSTRUCTION = STEPS_TEXTS[0]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its numbers: where it starts, and each change as (sign, number); a doubling is ("twice", 2)."""
+
+    text: str
+    start: int
+    changes: tuple[tuple[str, int], ...]
+
+    @property
+    def states(self) -> list[int]:
+        """The number at the start and after each change."""
+        found = [self.start]
+        for sign, number in self.changes:
+            found.append(changed(found[-1], sign, number))
+        return found
+
+    @property
+    def gold(self) -> int:
+        return self.states[-1]
+
+
+def changed(state: int, sign: str, number: int) -> int:
+    """The number after one change."""
+    return state + number if sign == "+" else state - number if sign == "-" else 2 * state
+
+
+def step_line(before: int, sign: str, number: int, after: int) -> str:
+    """One step as it is written down; a doubling is a number added to itself."""
+    return f"{before} {'-' if sign == '-' else '+'} {before if sign == 'twice' else number} = {after}"
+
+
+def steps_of(question: Question) -> list[str]:
+    """The right steps, one a change."""
+    states = question.states
+    return [step_line(states[k], sign, number, states[k + 1]) for k, (sign, number) in enumerate(question.changes)]
+
+
+def write_chain(steps: list[str], answer: int) -> str:
+    """A worked answer in GSM8K's form."""
+    return "\n".join([*steps, f"#### {answer}"])
+
+
+def _numbers(rng: random.Random) -> tuple[int, tuple[tuple[str, int], ...]]:
+    """A start and changes that stay between 1 and MOST."""
+    start = state = rng.randint(3, 40)
+    changes: list[tuple[str, int]] = []
+    for _ in range(rng.choice(LENGTHS)):
+        kinds = [kind for kind in ("+", "-", "twice") if kind != "twice" or state * 2 <= MOST]
+        while True:
+            sign = rng.choice(kinds)
+            number = 2 if sign == "twice" else rng.randint(2, 9)
+            if 1 <= changed(state, sign, number) <= MOST:
+                break
+        changes.append((sign, number))
+        state = changed(state, sign, number)
+    return start, tuple(changes)
+
+
+def test_numbers(start: int, changes: tuple[tuple[str, int], ...]) -> bool:
+    """Whether numbers belong to the questions of the test split alone (a fifth of them, by hash)."""
+    return stable_share(f"{start},{changes}", 5) == 0
+
+
+def draw_question(rng: random.Random, *, test: bool) -> Question:
+    """Draw one question; `test` draws from the held-out names, wordings and numbers, and only from those."""
+    while True:
+        start, changes = _numbers(rng)
+        if test_numbers(start, changes) == test:
+            break
+    name, item = rng.choice(TEST_NAMES if test else NAMES), rng.choice(ITEMS)
+    pools = [STARTS, *(CHANGES[sign] for sign, _ in changes), QUESTIONS]
+    while True:
+        chosen = [rng.randrange(len(pool)) for pool in pools]
+        if any(k == len(pool) - 1 for k, pool in zip(chosen, pools, strict=True)) == test:
+            break
+    numbers = [start, *(number for _, number in changes), 0]
+    text = " ".join(pool[k].format(n=name, i=item, a=number, b=number) for pool, k, number in zip(pools, chosen, numbers, strict=True))
+    return Question(text, start, changes)
+
+
+def load(split: str, *, limit: int) -> list[Example]:
+    """The first `limit` questions of a split (train, validation, test), equal on every machine; no question repeats within a split,
+    and the three never share one."""
+    rng = random.Random(f"lab_reasoning/{split}")
+    seen: set[str] = set()
+    examples: list[Example] = []
+    while len(examples) < limit:
+        question = draw_question(rng, test=split == "test")
+        if question.text in seen or (split != "test" and (stable_share(question.text, 10) == 0) != (split == "validation")):
+            continue
+        seen.add(question.text)
+        examples.append(
+            Example(
+                id=f"lab-reasoning-{split}-{len(examples)}",
+                task="lab_reasoning",
+                split=split,
+                query=question.text,
+                gold=str(question.gold),
+                reference=write_chain(steps_of(question), question.gold),
+                level=f"{len(question.changes)} steps",
+                oracle=rng.choice(STEPS_TEXTS),
+            )
+        )
+    return examples

@@ -1,0 +1,238 @@
+"""What every sister command shares: settings, run directory, phases that are done once, clients with one account, the command line.
+
+A run is a chain of phases. Each leaves a file `phases/NAME.json`, written when everything else of the phase is on disk; a resumed run takes
+the results of those that stand and does the others. The directory is that of `teacher.train` (`teacher.run_directory`): config.yaml, lock,
+budget.sqlite3, summary.json written last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import Field
+
+from exchange.command import RunError, run_command
+from exchange.records import Example
+from exchange.settings import SettingError, Settings, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
+from student_clients import BudgetConfig, CountingStudent, StudentConfig, make_student
+from student_clients.budget import BudgetExhausted
+from student_clients.errors import StudentError
+from tasks import TASKS, TaskConfig
+from teacher.config import LoraConfig, RunConfig
+from teacher.evaluate import cannot_start
+from teacher.run_directory import RunDirectory, find_unfinished, write_json
+from teacher.train import StopSignal
+from weak_to_strong.cost import Cost
+
+
+class MeasureConfig(Settings):
+    """How the student is measured."""
+
+    n: int = Field(default=500, ge=2)
+    """Held-out questions; 500 give about +-4 points at 60 %."""
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Error level of every interval."""
+    margin: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """Differences smaller than this count as none in the test of equivalence (TOST)."""
+
+
+class StrongConfig(Settings):
+    """The strong student: an open model whose weights are trained."""
+
+    model: str = "lab:reasoning/strong"
+    """Hugging Face folder, Hub id, or a lab model as lab:WORLD/ROLE."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Tokens of an answer at most. 64 holds the lab's longest chain twice; worked solutions of real models want 1024 and more."""
+    temperature: float = Field(default=0.0, ge=0)
+    """How it answers when it is measured; 0 = greedy."""
+    batch_size: int = Field(default=64, ge=1)
+    """Answers computed at a time."""
+    lora: LoraConfig | None = None
+    """Train a low-rank adapter and merge it; None = all weights."""
+
+    def client(self, model: str | Path | None = None) -> StudentConfig:
+        """Its weights, or others of the same architecture, as an embedded student."""
+        return StudentConfig(
+            kind="embedded", model=str(model or self.model), max_tokens=self.max_tokens, temperature=self.temperature,
+            batch_size=self.batch_size, seed=0 if self.temperature else None,
+        )  # fmt: skip
+
+
+class SisterConfig(Settings):
+    """What every sister method is told; a method's own config derives from this and names itself by `algorithm`."""
+
+    run: RunConfig = RunConfig()
+    """Where the run lies."""
+    task: TaskConfig = TaskConfig(name="lab_reasoning")
+    """What is asked."""
+    strong: StrongConfig = StrongConfig()
+    """Who learns."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Seed of every random draw of the run."""
+    eval: MeasureConfig = MeasureConfig()
+    """How the student is measured."""
+    budget: BudgetConfig = BudgetConfig()
+    """What the run may spend on models that cost money."""
+
+    @property
+    def algorithm(self) -> str:
+        """The method's name, part of the run directory's name and of summary.json."""
+        raise NotImplementedError
+
+
+MAY_CHANGE = ("budget",)
+"""Settings that change neither what is asked nor what is learnt, so that a resumed run may have others."""
+Config = TypeVar("Config", bound=SisterConfig)
+
+
+class Run(Generic[Config]):
+    """One process's work on one run."""
+
+    def __init__(self, config: Config, directory: RunDirectory, stack: ExitStack) -> None:
+        self.config = config
+        self.directory = directory
+        self.path = directory.path
+        self.clients: dict[str, CountingStudent] = {}
+        self._stack = stack
+        (self.path / "phases").mkdir(exist_ok=True)
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def questions(self, split: str, limit: int | None) -> list[Example]:
+        """The first questions of a split. Raises SettingError."""
+        return TASKS[self.config.task.name].load(self.config.task, split, limit)
+
+    def client(self, role: str, settings: StudentConfig) -> CountingStudent:
+        """The client for a role, booked in the run's account, closed with the run. Raises SettingError or RunError where it cannot
+        answer."""
+        student = make_student(settings, self.config.budget, self.directory.account)
+        self._stack.callback(lambda: asyncio.run(student.aclose()))
+        self.clients[role] = student
+        try:
+            asyncio.run(student.check())
+        except StudentError as error:
+            raise cannot_start(error, role) from None
+        return student
+
+    def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of a phase: as it stands on disk, else of `make`, with `wall_s` and `cpu_s` added to its block `cost`."""
+        path = self.path / "phases" / f"{name}.json"
+        if path.exists():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        self.say(f"phase {name}")
+        wall, cpu = time.monotonic(), time.process_time()
+        result = make()
+        took = Cost(wall_s=round(time.monotonic() - wall, 2), cpu_s=round(time.process_time() - cpu, 2))
+        result["cost"] = (Cost(**result.get("cost", {})) + took).model_dump()
+        write_json(path, result)
+        return result
+
+    def cost(self, *names: str) -> Cost:
+        """What these phases took together; a phase that the run does not have counts nothing."""
+        found = Cost()
+        for name in names:
+            path = self.path / "phases" / f"{name}.json"
+            if path.exists():
+                found += Cost(**json.loads(path.read_text(encoding="utf-8"))["cost"])
+        return found
+
+    def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write summary.json, the last file of a run; `facts` are the method's own, `eval` among them."""
+        phases = {path.stem: json.loads(path.read_text(encoding="utf-8"))["cost"] for path in sorted((self.path / "phases").glob("*.json"))}
+        config = self.config
+        clients = {role: client.stats.as_dict() for role, client in self.clients.items()}
+        summary = {
+            "task": config.task.name,
+            "algorithm": config.algorithm,
+            "seed": config.seed,
+            "run_dir": str(self.path),
+            "wall_s": round(sum(cost["wall_s"] for cost in phases.values()), 1),
+            "clients": clients,
+            "phases": phases,
+            **facts,
+        }
+        write_json(self.path / "summary.json", summary)
+        return summary
+
+
+def carry_out(config: Config, run: RunDirectory | None, work: Callable[[Run[Config]], dict[str, Any]], stop: StopSignal) -> dict[str, Any]:
+    """Do what is left of a run, or all of a new one; its summary. Raises SettingError, RunError, KeyboardInterrupt."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it builds
+    # transformers reads and writes its own deprecated attribute whenever a Trainer saves.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    run = run or RunDirectory.create(config)
+    with ExitStack() as stack:
+        stack.enter_context(run.lock())
+        run.write_config(config)  # a resumed run may have been given another budget
+        print(f"run {run.path}", file=sys.stderr)
+        try:
+            return work(Run(config, run, stack))
+        except BudgetExhausted as error:
+            raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
+        except OSError as error:
+            raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None
+
+
+def sister_body(
+    program: str,
+    about: str,
+    config_class: type[Config],
+    argv: Sequence[str] | None,
+    *,
+    check: Callable[[Config], Config],
+    plan: Callable[[Config], dict[str, Any]],
+    work: Callable[[Run[Config]], dict[str, Any]],
+) -> int:
+    """The body of a sister command. `check` looks at everything that can be wrong with the settings before anything is started and gives
+    them resolved, `plan` says for --dry-run what the run would ask, `work` does it and ends with `Run.finish`."""
+    epilog = "settings (also in a YAML file):\n" + "\n".join(
+        f"  --{name}={default}\n      {text}" for name, default, text in setting_docs(config_class)
+    )
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=about, epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("config", nargs="?", help="a YAML file, or the name of a shipped one; none = the lab world")
+    parser.add_argument("--resume", nargs="?", const="", metavar="RUN_DIR", help="go on with a run (default: the newest unfinished one)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would ask, then stop")
+    args, rest = parse_known(parser, argv)
+    run: RunDirectory | None = None
+    if args.resume:
+        if args.config is not None:
+            raise SettingError(f"--resume={args.resume}: goes on with that run's own settings; leave {args.config} out")
+        run = RunDirectory(Path(args.resume))
+        reason = f"a resumed run keeps its own settings; only {', '.join(MAY_CHANGE)} may change"
+        config = check(load(config_class, run.config(), only(parse_flags(rest), MAY_CHANGE, reason=reason)))
+    else:
+        data = read_yaml(find_config(args.config)) if args.config is not None else {}
+        config = check(load(config_class, data, parse_flags(rest)))
+        if args.resume is not None:
+            run = find_unfinished(config, MAY_CHANGE)
+    if args.dry_run:
+        import yaml
+
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(plan(config), indent=1))
+        return 0
+    if run is not None and run.finished:
+        raise SettingError(f"{run.path}: this run is finished")
+    with StopSignal() as stop:
+        try:
+            carry_out(config, run, work, stop)
+        except KeyboardInterrupt:
+            print(f"{program}: stopped; go on with --resume", file=sys.stderr)
+    return 128 + stop.number if stop.number else 0
+
+
+def sister_main(program: str, body: Callable[[], int]) -> int:
+    return run_command(program, body)
