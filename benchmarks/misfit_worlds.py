@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weak_to_strong.divergence import DIVERGENCES, Array
+from weak_to_strong.gain import Candidate
 from weak_to_strong.heads import fit_least_squares
 
 INPUTS, WIDTH, LAYERS = 8, 16, 5
@@ -91,3 +92,33 @@ def slope(tasks: list[Task]) -> tuple[float, float]:
     """(slope of gain on misfit through the origin, correlation)."""
     gain, misfit = np.array([t.gain for t in tasks]), np.array([t.misfit for t in tasks])
     return float(gain @ misfit / (misfit @ misfit)), float(np.corrcoef(gain, misfit)[0, 1])
+
+
+TEACHERS = tuple((sigma, labels) for sigma in (0.03, 0.05, 0.08) for labels in (40, 80, 2_000))
+"""(noise on the weak representation, labelled rows that the weak head is fitted on)."""
+
+
+def teachers(seed: int, *, unlabelled: int = 2_000, held_out: int = 500) -> list[Candidate]:
+    """Weak teachers of one truth: their error on a hold-out of their own, misfit on unlabelled rows, and the student's error, which the
+    rule does not see."""
+    rng = np.random.default_rng(seed)
+    star = layers(rng, he=True)
+    head = rng.normal(size=(WIDTH, 1))
+    loss = DIVERGENCES["squared"]
+    fit_rows, test_rows = rng.normal(size=(unlabelled, INPUTS)), rng.normal(size=(TEST_ROWS, INPUTS))
+    found = []
+    for sigma, labels in TEACHERS:
+        weak = disturbed(star, sigma, rng)
+        own, out = rng.normal(size=(labels, INPUTS)), rng.normal(size=(held_out, INPUTS))
+        teacher = fit_least_squares(represent(weak, own), represent(star, own) @ head)
+        said = teacher.predict(represent(weak, fit_rows))
+        student = fit_least_squares(represent(star, fit_rows), said)
+        found.append(
+            Candidate(
+                name=f"sigma {sigma:g}, {labels} labels",
+                weak_error=float(loss.error(teacher.predict(represent(weak, out)), represent(star, out) @ head).mean()),
+                misfit=float(loss.misfit(student.predict(represent(star, fit_rows)), said).mean()),
+                student_error=float(loss.error(student.predict(represent(star, test_rows)), represent(star, test_rows) @ head).mean()),
+            )
+        )
+    return found
