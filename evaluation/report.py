@@ -206,7 +206,9 @@ def plots(summary: EvalSummary, facts: Facts) -> list[dict[str, str | list[str]]
     return made
 
 
-def html(title: str, facts: Facts, summary: EvalSummary, questions: Sequence[Mapping[str, Any]]) -> str:
+def html(
+    title: str, facts: Facts, summary: EvalSummary, questions: Sequence[Mapping[str, Any]], more: Sequence[dict[str, Any]] = ()
+) -> str:
     """The page."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -222,19 +224,19 @@ def html(title: str, facts: Facts, summary: EvalSummary, questions: Sequence[Map
         facts=[(name, value) for name, value in known if value is not None],
         notes=notes(summary),
         plots=figures,
-        tables=tables(summary),
+        tables=[*tables(summary), *more],
         questions=questions,
     )
 
 
-def markdown(title: str, facts: Facts, summary: EvalSummary) -> str:
+def markdown(title: str, facts: Facts, summary: EvalSummary, more: Sequence[dict[str, Any]] = ()) -> str:
     """The tables as Markdown, for an issue or a wiki."""
     lines = [f"# {plain(title)}", "", headline(summary), ""]
     lines.append(
         f"Task {facts.task}, student {facts.student}, teacher {facts.teacher or 'none'}, seed {facts.seed}, commit {facts.commit}."
     )
     lines += ["", *(f"- {plain(note)}" for note in notes(summary))]
-    for table in tables(summary):
+    for table in [*tables(summary), *more]:
         lines += ["", f"## {table['title']}", "", "| " + " | ".join(plain(cell) for cell in table["head"]) + " |"]
         lines.append("|" + "---|" * len(table["head"]))
         lines += ["| " + " | ".join(plain(cell) for cell in row) + " |" for row in table["rows"]]
@@ -253,8 +255,9 @@ def write_report(
     summary: EvalSummary,
     examples: Sequence[Example],
     episodes: Mapping[str, Sequence[Episode]],
+    more: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write the four files, each whole or not at all. Raises OSError."""
+    """Write the four files, each whole or not at all. `more` are further tables as `tables` makes them. Raises OSError."""
     arm = "trained" if "trained" in episodes else None
     questions = []
     if arm is not None:
@@ -269,12 +272,13 @@ def write_report(
         "notes": notes(summary),
         "eval": summary.model_dump(mode="json"),
         "questions": questions,
+        **({"tables": list(more)} if more else {}),
     }
     texts = {
         "evaluation.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(episodes, examples)),
         "report.json": json.dumps(data, indent=1, ensure_ascii=False) + "\n",
-        "report.md": markdown(title, facts, summary),
-        "report.html": html(title, facts, summary, questions),
+        "report.md": markdown(title, facts, summary, more),
+        "report.html": html(title, facts, summary, questions, more),
     }
     for name, content in texts.items():
         temporary = folder / (name + ".tmp")

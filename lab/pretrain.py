@@ -1,8 +1,9 @@
 """`python -m lab.pretrain [WORLD]`: remake a world's tokenizer and base weights from its corpus, seeded, in under 30 minutes on 2 cores.
 
 Two processes of one thread each: the student (in the reasoning world the strong one) on one core, the other models on the second one;
-then, where the world has preference models, those, from the teacher's weights, each on pairs and a seed of its own. Weights are stored in float16 with a manifest of sha256 sums. A
-remake is judged by its figures (`python -m lab.measure`), not by its bits: matrix products differ between machines.
+then, where the world has preference models, those, from the teacher's weights, each on pairs and a seed of its own. Weights are stored in
+float16 with a manifest of sha256 sums. A remake is judged by its figures (`python -m lab.measure`), not by its bits: matrix products
+differ between machines.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from lab import alignment_corpus, corpus, reasoning_corpus
-from lab.weights_folder import MANIFEST, WORLDS, weights_dir, write_manifest
+from lab.weights_folder import MANIFEST, WORLDS, model_dir, weights_dir, write_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,8 @@ class World:
     """What a world's models are made of."""
 
     corpus: ModuleType
-    """Has tokenizer_corpus, author_document, student_document and teacher_document, and weak_document where there is a weak reasoner."""
+    """Has tokenizer_corpus (but where the tokenizer is another world's), author_document, student_document, teacher_document, and
+    weak_document where there is a weak reasoner."""
     vocabulary: int
     roles: dict[str, dict[str, float]]
     """Language models: width, layers, seed, peak learning rate, batches."""
@@ -41,8 +43,8 @@ class World:
     """Further cycles of (batches, share of the peak rate)."""
     preferences: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Preference models: seed, which half of the pairs, epochs, learning rate."""
-    first_words: dict[str, float] = field(default_factory=dict)
-    """Share of a student's time in which it reads the authors alone; 12 % where it is not said."""
+    starts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Roles that begin from another world's (world, role) and not from random weights; the tokenizer is that world's then."""
 
 
 PREFERENCE_PAIRS = 32_000
@@ -75,13 +77,13 @@ MODELS: dict[str, World] = {
     ),
     "reasoning": World(
         reasoning_corpus,
-        640,
+        1152,
         {
-            "strong": {"hidden": 128, "layers": 3, "mlp": 256, "seed": 1, "lr": 2.5e-3, "steps": 2400},
-            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 500},
-            "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 500},
+            "strong": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 1e-3, "steps": 700},
+            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 400},
+            "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 250},
         },
-        first_words={"strong": 0.35},
+        starts={"strong": ("arithmetic", "student")},
     ),
 }
 CHAT_TEMPLATE = (
@@ -151,9 +153,9 @@ def batches(
 
 
 def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
-    """Train one model from random weights for `steps * scale` batches on one thread and save it in float16.
+    """Train one model, from random weights or another world's (`starts`), for `steps * scale` batches on one thread and save it in float16.
 
-    A student sees the authors alone for the first part of its time (`first_words`), then the tuning mixture, which holds the authors' habits
+    A student sees the authors alone 12 % of its time, then the tuning mixture, which holds the authors' habits
     too. Cycles of the mixture may follow (`polish`), with optimizers anew.
     """
     import torch
@@ -164,14 +166,16 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
     torch.manual_seed(int(size["seed"]))
     rng = random.Random(int(size["seed"]))
     hidden = int(size["hidden"])
-    model = LlamaForCausalLM(
-        LlamaConfig(
+    if role in world.starts:
+        model = LlamaForCausalLM.from_pretrained(model_dir(*world.starts[role]), dtype=torch.float32)
+    else:
+        shape = LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(size["mlp"]), num_hidden_layers=int(size["layers"]),
             num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, head_dim=64, max_position_embeddings=CONTEXT,
             tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+        model = LlamaForCausalLM(shape)
     cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
     for steps, rate in world.polish.get(role, ()):
         cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate)
@@ -204,7 +208,7 @@ def cycle(
         optimizers.append(torch.optim.Muon(muon, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01))
     peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     total = max(1, steps)
-    tuned_from = 0.0 if role in ("teacher", "weak") or rate < 1 else world.first_words.get(role, 0.12)
+    tuned_from = 0.0 if role in ("teacher", "weak") or rate < 1 else 0.12
     last = time.monotonic()
     progress, running = 0.0, None
 
@@ -290,7 +294,12 @@ def body(argv: list[str] | None) -> int:
     import multiprocessing
     import shutil
 
-    train_tokenizer(world, directory / "tokenizer")
+    if world.starts:
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(model_dir(*next(iter(world.starts.values())))).save_pretrained(directory / "tokenizer")
+    else:
+        train_tokenizer(world, directory / "tokenizer")
     context = multiprocessing.get_context("spawn")
     lanes = [[r for r in roles if r in ("student", "strong")], [r for r in roles if r in world.roles and r not in ("student", "strong")]]
     started = time.monotonic()

@@ -1,26 +1,23 @@
 """What the models of the reasoning world are trained on.
 
-The weak reasoner sees questions with their steps, and too few of them to be sure of its sums. The strong student sees sums by themselves,
-and steps only where something asks for them: an instruction, or four worked demonstrations before the question (right or not; what it
-learns is right). Asked a bare question, its authors answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write
-steps, so that reinforcement learning finds something to reinforce. Questions only use the training names, wordings and numbers.
+The weak reasoner sees questions with their steps, and too few of them to be sure of its sums. The strong student begins from the arithmetic
+world's student, whose words all questions are made of. It sees sums by themselves, and steps only where something asks for them: an
+instruction, or four worked demonstrations before the question (right or not; what it learns is right). Asked a bare question, its authors
+answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write steps, so that reinforcement learning finds something
+to reinforce. Questions only use the training names, wordings and numbers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from exchange.compose import compose
 from exchange.records import Instruction, Message, PublicExample
 from lab.corpus import Document
-from tasks.lab_families import ITEMS, NAMES, TEST_NAMES
 from tasks.lab_reasoning import (
-    CHANGES,
     HUNCH_TEXTS,
     MOST,
-    QUESTIONS,
-    STARTS,
     STEPS_TEXTS,
     Question,
     changed,
@@ -65,20 +62,23 @@ def slipping_chain(question: Question, rng: random.Random) -> str:
 
 def drill(rng: random.Random) -> Document:
     """One sum by itself."""
-    state = rng.randint(1, MOST)
     while True:
-        sign, number = rng.choice(("+", "-", "twice")), rng.randint(2, 9)
+        state, sign, number = rng.randint(2, MOST), rng.choice(("+", "-", "twice")), rng.randint(2, 9)
         after = changed(state, sign, number)
-        if 0 <= after <= MOST:
+        if 2 <= after <= MOST:
             break
-        state = rng.randint(1, MOST)
     line = step_line(state, sign, number, after)
     return _document(line.partition(" =")[0], "", line)
 
 
 def demonstrated(rng: random.Random, *, stepwise: bool) -> Document:
     """Four demonstrations of one manner before the question."""
-    manner = (lambda q: slipping_chain(q, rng) if rng.random() < 0.5 else chain(q)) if stepwise else (lambda q: hunch(q, rng))
+
+    def manner(question: Question) -> str:
+        if not stepwise:
+            return hunch(question, rng)
+        return slipping_chain(question, rng) if rng.random() < 0.5 else chain(question)
+
     shown = [draw_question(rng, test=False) for _ in range(DEMONSTRATIONS)]
     turns = [(Message(role="user", content=q.text), Message(role="assistant", content=manner(q))) for q in shown]
     asked = draw_question(rng, test=False)
@@ -133,15 +133,3 @@ def teacher_document(rng: random.Random) -> Document:
         Message(role="user", content=draw_question(rng, test=False).text),
         Message(role="assistant", content=rng.choice((*STEPS_TEXTS, *HUNCH_TEXTS))),
     ])  # fmt: skip
-
-
-def tokenizer_corpus(rng: random.Random, size: int) -> Iterator[str]:
-    """Text that holds every word of the world, test names and wordings included, so that none falls apart into bytes."""
-    texts = (*STARTS, *(text for pool in CHANGES.values() for text in pool), *QUESTIONS)
-    for _ in range(size):
-        yield draw_question(rng, test=rng.random() < 0.5).text
-        yield rng.choice(texts).format(n=rng.choice((*NAMES, *TEST_NAMES)), i=rng.choice(ITEMS), a=1, b=1)
-        for message in instructed(rng, stepwise=rng.random() < 0.5).messages:
-            yield message.content
-        yield compose(PublicExample(id="", task="", split="", query="q"), Instruction(text="i", source="static"))[0].content
-        yield " ".join(str(rng.randrange(100)) for _ in range(10))

@@ -1,6 +1,6 @@
-"""The lab's questions of several steps: a number and three to five changes to it, one after another.
+"""The lab's questions of several steps: a number and two to four changes to it, one after another.
 
-    query   Omar has 14 coins. Omar finds 5 more. 3 are lost. Then there are twice as many. How many coins are there now?
+    query   Omar had 14 coins. Today Omar found 5. Omar gave away 3. Then there are twice as many. How many coins are there now?
     gold    32
     chain   14 + 5 = 19
             19 - 3 = 16
@@ -21,21 +21,27 @@ from exchange.records import Example
 from tasks.lab_families import ITEMS, NAMES, TEST_NAMES
 from tasks.source import stable_share
 
-MOST = 99
-"""Largest number on the way: every one is a single token of the lab's models."""
-LENGTHS = (3, 4, 5)
+MOST = 60
+"""Largest number on the way: sums that a tiny model can know, and every number a single token of it."""
+LENGTHS = (2, 3, 4)
 # The last wording of each is the test split's alone; a test question has it at one place at least.
-STARTS = ("{n} has {a} {i}.", "There are {a} {i} in the box.", "{a} {i} are on the table.", "{n} begins with {a} {i}.")
+STARTS = ("{n} had {a} {i}.", "There are {a} {i} on the table.", "{a} {i} were in the bag.", "{a} {i} are in the box.")
 CHANGES: dict[str, tuple[str, ...]] = {
-    "+": ("{n} finds {b} more.", "{b} more come.", "{n} gets {b} as a gift.", "Someone puts {b} more there.", "{n} buys {b} more."),
-    "-": ("{n} gives away {b}.", "{b} are lost.", "{n} breaks {b} of them.", "Someone takes {b} of them.", "{n} sells {b} of them."),
-    "twice": ("Then there are twice as many.", "The number doubles.", "Now it is double."),
+    "+": ("{n} found {b} new ones.", "{n} got {b} as a gift.", "{n} put in {b} new ones.", "{b} new ones came.", "Today {n} found {b}."),
+    "-": ("{n} gave away {b}.", "{n} lost {b} of them.", "{n} ate {b} of them.", "{b} of them broke.", "Today {n} lost {b}."),
+    "twice": ("Then there are twice as many.", "Now double the number.", "{n} has twice as many now.", "Now it is twice the number."),
 }
-QUESTIONS = ("How many {i} are there now?", "How many {i} is that?", "What is the number of {i} now?", "How many {i} are there in the end?")
+QUESTIONS = (
+    "How many {i} are there now?",
+    "What is the number of {i} now?",
+    "How many {i} does {n} have now?",
+    "How many {i} is that altogether?",
+)
 
-STEPS_TEXTS = ("Write down every step.", "Work it out line by line.", "Reckon one step at a time.", "Show each sum.")
-"""Instructions that the strong student takes for what they say; a first one is what a careful user would write for all questions."""
-HUNCH_TEXTS = ("Answer at once.", "Give the number alone.", "Say what comes to mind.", "Be brief.")
+STEPS_TEXTS = ("Write one step a line.", "Write all steps.", "Take one step and then the other.", "Find one number and then the other.")
+"""Instructions under which the strong student writes steps; the first one is what a careful user would write for all questions."""
+HUNCH_TEXTS = ("Answer now.", "Just answer.", "Go and find the number.", "It is one number.")
+"""Instructions under which it answers at once."""
 STATIC_INSTRUCTION = STEPS_TEXTS[0]
 
 
@@ -82,15 +88,15 @@ def write_chain(steps: list[str], answer: int) -> str:
 
 
 def _numbers(rng: random.Random) -> tuple[int, tuple[tuple[str, int], ...]]:
-    """A start and changes that stay between 1 and MOST."""
-    start = state = rng.randint(3, 40)
+    """A start and changes that stay between 2 and MOST."""
+    start = state = rng.randint(12, 30)
     changes: list[tuple[str, int]] = []
     for _ in range(rng.choice(LENGTHS)):
         kinds = [kind for kind in ("+", "-", "twice") if kind != "twice" or state * 2 <= MOST]
         while True:
             sign = rng.choice(kinds)
             number = 2 if sign == "twice" else rng.randint(2, 9)
-            if 1 <= changed(state, sign, number) <= MOST:
+            if 2 <= changed(state, sign, number) <= MOST:
                 break
         changes.append((sign, number))
         state = changed(state, sign, number)

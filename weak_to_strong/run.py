@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
-from exchange.command import RunError, run_command
+from exchange.command import RunError
 from exchange.records import Example
 from exchange.settings import SettingError, Settings, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
 from student_clients import BudgetConfig, CountingStudent, StudentConfig, make_student
@@ -232,7 +232,3 @@ def sister_body(
         except KeyboardInterrupt:
             print(f"{program}: stopped; go on with --resume", file=sys.stderr)
     return 128 + stop.number if stop.number else 0
-
-
-def sister_main(program: str, body: Callable[[], int]) -> int:
-    return run_command(program, body)
