@@ -1,8 +1,8 @@
 """Which answers to a question are the same final answer: all that the two stages ever know of right and wrong.
 
-A key sees the public question and the answers, never a gold: `without_gold` refuses a question that carries one, and the types of everything
-built on it are `PublicExample`. By task the answers are extracted and compared as the grader would; where a task has no final answer
-to extract, a judge is asked whether two answers agree.
+A key sees the public question and the answers, never a gold: `without_gold` refuses a question that carries one, and the types of
+everything built on it are `PublicExample`. By task the answers are extracted and compared as the grader would; where a task has no final
+answer to extract, a judge is asked whether two answers agree.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ class JudgeKey:
         texts = {"{question}": asked, "{answer_a}": one, "{answer_b}": other}
         prompt = _SLOT.sub(lambda match: texts[match[0]], self.template)
         try:
-            reply = await self.client.complete([Message(role="user", content=prompt)], self.params.model_copy(update={"split": question.split}))
+            reply = await self.client.complete(
+                [Message(role="user", content=prompt)], self.params.model_copy(update={"split": question.split})
+            )
         except StudentError:
             self.unclear += 1
             return False

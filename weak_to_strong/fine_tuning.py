@@ -148,6 +148,7 @@ def fine_tune(
     out: Path,
     work: Path,
     watched: Sequence[Example] = (),
+    callbacks: Sequence[Any] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train `base` on rows of `rows_of` and save it, whole, as the folder `out`; what happened: rows, steps, tokens, loss, epochs, cost.
@@ -191,7 +192,7 @@ def fine_tune(
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     trainer = SFTTrainer(
-        model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, callbacks=[Watching()],
+        model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, callbacks=[Watching(), *callbacks],
         peft_config=lora(strong),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)

@@ -104,7 +104,12 @@ def preference_trainer(
         # It puts the tokenizer's begin token before every prompt, where the chat template, and so every later prompt, may have none.
         tokenizer.bos_token = None
         trainer = ORPOTrainer(
-            model=model, args=ORPOConfig(**common), train_dataset=data, processing_class=tokenizer, peft_config=adapter, callbacks=list(callbacks)
+            model=model,
+            args=ORPOConfig(**common),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=adapter,
+            callbacks=list(callbacks),
         )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -1,11 +1,10 @@
 """Stage I of weak-to-strong reasoning (Yang, Ma, Liu, arXiv 2407.13647): learn from what two sources agree on.
 
-The weak model answers every question (D_weak). The strong model answers the same ones with four of the weak model's answers before it, right
-or wrong (D_icl). A question is kept where the two final answers agree; gold answers have no part in it (`without_gold`). Fine-tuning
+The weak model answers every question (D_weak). The strong model answers the same ones with four of the weak model's answers before it,
+right or wrong (D_icl). A question is kept where the two final answers agree; gold answers have no part in it (`without_gold`). Fine-tuning
 takes the weak texts (weak), the strong model's (icl), or both (hybrid). Another round answers anew with the models of the last one.
 
-Departures: the demonstrations are drawn for each question, never the question itself, where the authors' files have one set for all; an answer
-that was cut is no answer.
+Ours: the demonstrations are drawn for each question, never the question itself; an answer that was cut is no answer.
 """
 
 from __future__ import annotations
@@ -63,7 +62,10 @@ async def ask(
     instruction: str = "",
     samples: int = 1,
 ) -> list[Answer]:
-    """`samples` answers to every question, in order; a failed call is an answer without text. Raises TypeError for a question with a gold."""
+    """`samples` answers to every question, in order; a failed call is an answer without text.
+
+    Raises TypeError for a question with a gold.
+    """
 
     async def one(question: PublicExample) -> list[Answer]:
         messages = compose(question, Instruction(text=instruction, source="static" if instruction else "silence"))

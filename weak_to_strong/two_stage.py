@@ -1,9 +1,9 @@
 """`python -m weak_to_strong.two_stage [CONFIG.yaml] [--a.b=value ...]`: weak-to-strong reasoning without golds, in two stages.
 
-Yang, Ma, Liu (arXiv 2407.13647). Stage I: the weak model's answers and the strong model's, who is shown some of them, are kept where the final
-answers agree, and the strong model learns them; --stage_one.rounds goes on with what it has become. Stage II: what the Stage I model is
-sure of against what the weak model said, as preferences. Beside them: the untrained student, the weak model, fine-tuning on all weak answers,
-fine-tuning on gold solutions. No config means the lab world.
+Yang, Ma, Liu (arXiv 2407.13647). Stage I: the weak model's answers and the strong model's, who is shown some of them, are kept where the
+final answers agree, and the strong model learns them; --stage_one.rounds goes on with what it has become. Stage II: what the Stage I model
+is sure of against what the weak model said, as preferences. Beside them: the untrained student, the weak model, fine-tuning on all weak
+answers, fine-tuning on gold solutions. No config means the lab world.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def resolve(config: TwoStageConfig) -> TwoStageConfig:
     if len(train) < 10:
         raise SettingError(f"task {config.task.name}: {len(train)} training questions are too few to show some and ask others")
     if config.key.kind == "task" and answer_type_of(train[0].task) is None:
-        raise SettingError(f"task.name={config.task.name!r}: its answers cannot be extracted and compared; take --key.kind=judge and --key.judge")
+        raise SettingError(
+            f"task.name={config.task.name!r}: its answers cannot be extracted and compared; take --key.kind=judge and --key.judge"
+        )
     if not has_gold(config.task) and "gold" in config.arms:
         raise SettingError(f"task.name={config.task.name!r}: it has no golds to fine-tune on; leave gold out, --arms=[full_weak]")
     if config.weak_file is not None:

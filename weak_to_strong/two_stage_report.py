@@ -14,8 +14,7 @@ WORDS = {
     "stage_one_over_raw": "stage one - the untrained student",
     "stage_one_over_gold": "stage one - gold fine-tuning",
     "stage_two_over_gold": "stage two - gold fine-tuning",
-    "round_2_over_round_1": "round 2 - round 1",
-    "stage_one_over_round_1": "the last round - round 1",
+    "last_round_over_first": "the last round - round 1",
 }
 
 
@@ -37,7 +36,11 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any] |
     rows: list[list[Any]] = []
     for line in rounds:
         right, kept = line.get("right", {}), line.get("kept_right", {})
-        validated = {name: found["epochs"][-1]["right"] for name, found in line["tuned"].items() if found["epochs"] and "right" in found["epochs"][-1]}
+        validated = {
+            name: found["epochs"][-1]["right"]
+            for name, found in line["tuned"].items()
+            if found["epochs"] and "right" in found["epochs"][-1]
+        }
         rows.append(
             [
                 line["round"], f"{line['kept']} ({line['share']:.1%})", _percent(right.get("first")), _percent(right.get("second")),

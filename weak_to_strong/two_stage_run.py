@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluation.arms import FixedPolicy, run_arm
-from evaluation.paired import Comparison, compare
 from exchange.command import RunError
-from exchange.records import Completion, Episode, Example, PublicExample
+from exchange.records import Completion, PublicExample
 from rewards.correctness import Grader, grade_answer
-from rewards.rubric import RewardConfig, Rubric
 from student_clients import StudentConfig, sampling
 from tasks import has_gold
 from teacher.policy import load_model
 from weak_to_strong.agreement import Answer, AnswerKey, JudgeKey, Pool, TaskKey
 from weak_to_strong.cost import Cost, asked
 from weak_to_strong.fine_tuning import fine_tune
-from weak_to_strong.measuring import Asked, answers, grades, measured
 from weak_to_strong.misfit_callback import misfit_callback, text_misfit
 from weak_to_strong.preference_tuning import prefer
 from weak_to_strong.run import Run
@@ -31,7 +28,7 @@ from weak_to_strong.stage_one import SETS, SetName, ask, demonstrated, goes_on, 
 from weak_to_strong.stage_two import preference_pairs
 from weak_to_strong.traces import read_traces
 from weak_to_strong.two_stage_config import TwoStageConfig
-from weak_to_strong.two_stage_report import gains_table, rounds_table, said
+from weak_to_strong.two_stage_measure import measure
 from weak_to_strong.w2sr_run import parameters_of
 
 MISFIT_ROWS = 100
@@ -79,7 +76,7 @@ class TwoStage:
             facts["pairs"], facts["stage_two"] = self._stage_two(stage_one)
             models["stage_two"] = self._folder("stage_two")
         models |= self._other_models()
-        result = self._measure(models, facts)
+        result = measure(run, models, facts, answered=self.public, weak=self.weak)
         print(f"student: {models.get('stage_two', stage_one)}   report: {run.path / 'report.html'}")
         return result
 
@@ -94,7 +91,7 @@ class TwoStage:
     def _model(self, number: int, name: SetName) -> Path:
         return self._folder(f"round_{number}_{name}")
 
-    def _answered(self, name: str, make: Any) -> Pool:
+    def _answered(self, name: str, make: Callable[[], tuple[list[Answer], Cost]]) -> Pool:
         """The answers of a phase, made once and kept as NAME.jsonl."""
         path = self.run.path / f"{name}.jsonl"
 
@@ -119,7 +116,9 @@ class TwoStage:
         if not any(question.id in by_id for question in self.public):
             raise RunError(f"weak_file={str(config.weak_file)!r}: its answers belong to none of the {len(self.public)} questions")
         found = [
-            Answer(example_id=q.id, text=by_id[q.id].completion, finish_reason=by_id[q.id].finish_reason) for q in self.public if q.id in by_id
+            Answer(example_id=q.id, text=by_id[q.id].completion, finish_reason=by_id[q.id].finish_reason)
+            for q in self.public
+            if q.id in by_id
         ]
         return found, Cost()
 
@@ -136,29 +135,22 @@ class TwoStage:
 
     def _rounds(self) -> tuple[list[dict[str, Any]], Path]:
         """(a line a round, the folder of the stage's model)."""
-        config, shares, lines = self.config, [], []
+        config = self.config
+        shares: list[float] = []
+        lines: list[dict[str, Any]] = []
         while True:
             number = len(shares) + 1
             if number == 1:
                 first = self.weak
                 shown = demonstrated(self.public, self.public, self.weak, count=config.stage_one.demonstrations, seed=config.seed)
-                second = self._answered("icl", lambda shown=shown: self._ask("icl", config.strong.client(), shown))
+                second = self._answered("icl", partial(self._ask, "icl", config.strong.client(), shown))
             else:
-                first, second = (
-                    self._answered(
-                        f"round_{number}_{name}_answers",
-                        lambda name=name, number=number: self._ask(
-                            f"round_{number - 1}_{name}", config.strong.client(self._model(number - 1, name)), self.public
-                        ),
-                    )
-                    for name in ("weak", "icl")
-                )
-            line = self.run.once(f"round_{number}", lambda first=first, second=second, number=number: self._select(first, second, number))
+                first, second = (self._refined(number, name) for name in ("weak", "icl"))
+            line = self.run.once(f"round_{number}", partial(self._select, first, second, number))
             shares.append(line["share"])
             ends = goes_on(shares, config.stage_one)
             self.run.say(f"round {number}: kept {line['kept']} of {len(self.public)} questions ({line['counts']})")
             needed = SETS if ends is None or config.stage_one.compare else (config.stage_one.trained_on,)
-            needed = tuple(name for name in SETS if name in needed or name == config.stage_one.trained_on)
             tuned = {name: self._tune(f"round_{number}_{name}", self._rows(number, name)) for name in needed}
             lines.append({**line, "tuned": {name: {k: v for k, v in found.items() if k != "cost"} for name, found in tuned.items()}})
             if ends is not None:
@@ -166,14 +158,28 @@ class TwoStage:
                 lines[-1]["ended"] = ends
                 return lines, self._model(number, config.stage_one.trained_on)
 
+    def _refined(self, number: int, name: SetName) -> Pool:
+        """The answers of a model of the last round."""
+        settings = self.config.strong.client(self._model(number - 1, name))
+        return self._answered(f"round_{number}_{name}_answers", partial(self._ask, f"round_{number - 1}_{name}", settings, self.public))
+
     def _select(self, first: Pool, second: Pool, number: int) -> dict[str, Any]:
         chosen = asyncio.run(select_consistent(self.public, first, second, self.key))
         if not chosen.kept:
-            raise RunError(f"round {number}: everything is filtered away, the two sources agree on none of {len(self.public)} questions ({chosen.counts})")
+            raise RunError(
+                f"round {number}: everything is filtered away, the sources agree on none of {len(self.public)} questions ({chosen.counts})"
+            )
         (self.run.path / f"round_{number}_sets.json").write_text(json.dumps(chosen.rows), encoding="utf-8")
-        found: dict[str, Any] = {"round": number, "kept": len(chosen.kept), "share": len(chosen.kept) / len(self.public), "counts": chosen.counts}
+        found: dict[str, Any] = {
+            "round": number,
+            "kept": len(chosen.kept),
+            "share": len(chosen.kept) / len(self.public),
+            "counts": chosen.counts,
+        }
         if self.graded:  # for the table alone: what is kept is decided above
-            found["right"] = {name: self._right([(q.id, pool.whole(q.id)) for q in self.public]) for name, pool in (("first", first), ("second", second))}
+            found["right"] = {
+                name: self._right([(q.id, pool.whole(q.id)) for q in self.public]) for name, pool in (("first", first), ("second", second))
+            }
             found["kept_right"] = {name: self._right(chosen.rows[name]) for name in ("weak", "icl")}
         return found
 
@@ -209,7 +215,7 @@ class TwoStage:
 
         return run.once(name, make)
 
-    def _misfit(self, weak: Sequence[tuple[str, str]], record: Any) -> Any:
+    def _misfit(self, weak: Sequence[tuple[str, str]], record: Callable[[int, float], None]) -> Any:
         _, tokenizer = load_model(self.config.strong.model)
         rows = [
             {
@@ -232,9 +238,15 @@ class TwoStage:
         def make() -> dict[str, Any]:
             rows, counts = asyncio.run(preference_pairs(self.public, self.weak, drawn, self.key, two, seed=config.seed))
             if not rows:
-                raise RunError(f"stage two: everything is filtered away, no question gives a pair ({counts}); lower stage_two.keep, or ask more questions")
+                raise RunError(
+                    f"stage two: everything is filtered away, no question gives a pair ({counts}); lower stage_two.keep, or ask more"
+                )
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            found: dict[str, Any] = {"pairs": len(rows), "outcomes": counts, "weak_chosen": sum(row["weak_side"] == "chosen" for row in rows)}
+            found: dict[str, Any] = {
+                "pairs": len(rows),
+                "outcomes": counts,
+                "weak_chosen": sum(row["weak_side"] == "chosen" for row in rows),
+            }
             if self.graded:
                 found["right"] = {s: self._right([(row["id"], row[s][0]["content"]) for row in rows]) for s in ("chosen", "rejected")}
             return found
@@ -267,69 +279,3 @@ class TwoStage:
                 self._tune("gold", solved)
                 found["gold"] = self._folder("gold")
         return found
-
-    def _measure(self, models: dict[str, Path], facts: dict[str, Any]) -> dict[str, Any]:
-        run, config = self.run, self.config
-        folders = {"student_folder": str(models.get("stage_two", models["stage_one"])), "models": {k: str(v) for k, v in models.items()}}
-        if not self.graded:
-            run.say("no golds: the arms are not measured; judge the models with `teacher.evaluate` or a preference of your own")
-            return run.finish({**facts, **folders, "eval": None})
-        examples = run.questions("test", config.eval.n)
-        strong = config.strong.client()
-        raw = run.client("raw", strong)
-        weak = run.clients.get("weak") or run.client("weak", config.weak)
-        arms = {
-            "raw": Asked(raw, strong, about="the untrained student"),
-            "weak": Asked(weak, config.weak, config.weak_instruction, "who wrote the weak answers"),
-        }
-        for name, folder in models.items():
-            settings = config.strong.client(folder)
-            arms[name] = Asked(run.client(name, settings), settings, about=ABOUT.get(name, ""))
-        episodes = answers(arms, examples)
-        if "icl" in config.arms:
-            arms["icl"] = Asked(raw, strong, about="the untrained student under weak demonstrations")
-            episodes["icl"] = self._icl(arms["icl"], examples)
-        gains = self._gains(episodes)
-        more = [rounds_table(facts["rounds"], facts.get("pairs")), gains_table(gains)]
-        _, summary = measured(
-            run, arms, examples, title=f"{config.algorithm} on {config.task.name}", teacher=config.weak.model, episodes=episodes, more=more
-        )
-        for name, gain in gains.items():
-            run.say(said(name, gain))
-        return run.finish(
-            {**facts, **folders, "gains": {k: v.model_dump(mode="json") for k, v in gains.items()}, "eval": summary.model_dump(mode="json")}
-        )
-
-    def _icl(self, arm: Asked, examples: list[Example]) -> list[Episode]:
-        """The test questions with weak answers to training questions before each."""
-        public = [example.public() for example in examples]
-        shown = demonstrated(public, self.public, self.weak, count=self.config.stage_one.demonstrations, seed=self.config.seed)
-        asked_with = [example.model_copy(update={"history": question.history}) for example, question in zip(examples, shown, strict=True)]
-        reward = Rubric(RewardConfig())
-        return asyncio.run(
-            run_arm("icl", FixedPolicy(""), asked_with, student=arm.client, params=sampling(arm.settings), reward=reward)
-        )
-
-    def _gains(self, episodes: dict[str, list[Episode]]) -> dict[str, Comparison]:
-        """The source's gains, and each stage against gold: paired, on the test questions."""
-        pairs = {
-            "stage_one": ("stage_one", "full_weak"), "stage_two": ("stage_two", "stage_one"), "stage_one_over_weak": ("stage_one", "weak"),
-            "stage_one_over_raw": ("stage_one", "raw"), "stage_one_over_gold": ("stage_one", "gold"), "stage_two_over_gold": ("stage_two", "gold"),
-        }  # fmt: skip
-        pairs |= {f"{name}_over_round_1": (name, "round_1") for name in ("round_2", "stage_one") if "round_1" in episodes and name in episodes}
-        return {
-            name: compare(grades(episodes[a]), grades(episodes[b]), alpha=self.config.eval.alpha, margin=self.config.eval.margin, seed=self.config.seed)
-            for name, (a, b) in pairs.items()
-            if a in episodes and b in episodes
-        }
-
-
-ABOUT = {
-    "stage_one": "learnt from what two sources agree on",
-    "stage_one_weak": "the same questions, weak texts alone",
-    "stage_one_icl": "the same questions, the student's own texts alone",
-    "stage_one_hybrid": "the same questions, both texts",
-    "stage_two": "stage one, then preferences",
-    "full_weak": "fine-tuned on all weak answers",
-    "gold": "fine-tuned on the worked solutions of the same questions",
-}
