@@ -109,9 +109,9 @@ class Table(Record):
     """teacher -> student -> task -> what the arm gains over raw there."""
 
 
-def against(run: Measured, first: Measured, arm: str, alpha: float) -> Versus:
-    """Paired on the questions both were asked; as independent samples where they share none."""
-    ours, theirs = run.scores[arm], first.scores[arm]
+def against(run: Measured, first: Measured, arm: str, alpha: float, first_arm: str | None = None) -> Versus:
+    """Paired on the questions both were asked; as independent samples where they share none. `first_arm`: where it is another one."""
+    ours, theirs = run.scores[arm], first.scores[first_arm or arm]
     shared = [key for key in theirs if key in ours]
     pairs = [(ours[key], theirs[key]) for key in shared]
     if any(a is not None and b is not None for a, b in pairs):
@@ -120,7 +120,7 @@ def against(run: Measured, first: Measured, arm: str, alpha: float) -> Versus:
             run=run.path, against=first.path, paired=True, questions=found.n, difference=found.difference, low=found.low, high=found.high,
             p_value=found.p_value, p_equivalent=found.p_equivalent, detectable=found.detectable,
         )  # fmt: skip
-    a, b = run.summary.arms[arm], first.summary.arms[arm]
+    a, b = run.summary.arms[arm], first.summary.arms[first_arm or arm]
     low, high = newcombe((a.mean * a.n, a.n), (b.mean * b.n, b.n), alpha)
     return Versus(
         run=run.path, against=first.path, paired=False, questions=a.n + b.n, difference=a.mean - b.mean, low=low, high=high, p_value=None

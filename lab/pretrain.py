@@ -79,8 +79,8 @@ MODELS: dict[str, World] = {
         reasoning_corpus,
         1152,
         {
-            "strong": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 1e-3, "steps": 700},
-            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 400},
+            "strong": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2e-3, "steps": 320},
+            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 450},
             "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 250},
         },
         starts={"strong": ("arithmetic", "student")},

@@ -108,13 +108,13 @@ def student_document(rng: random.Random, gibberish: Callable[[random.Random], st
     kind = rng.random()
     if kind < 0.10:
         return drill(rng)
-    if kind < 0.32:
+    if kind < 0.42:
         return instructed(rng, stepwise=True)
-    if kind < 0.40:
+    if kind < 0.50:
         return instructed(rng, stepwise=False)
     if kind < 0.58:
         return demonstrated(rng, stepwise=True)
-    if kind < 0.64:
+    if kind < 0.62:
         return demonstrated(rng, stepwise=False)
     if kind < 0.74:
         return bare(rng, gibberish(rng))

@@ -187,7 +187,7 @@ async def write_traces(
                     sample_index=k,
                     completion=completion.text,
                     finish_reason=completion.finish_reason,
-                    is_correct=None if score.value is None else bool(score.value),
+                    is_correct=None if score.value is None else bool(score.parts["correct"]),  # the value pays for form too
                     extracted=score.extracted,
                     first_and_last_differ=first_and_last_differ(completion.text or ""),
                     n_tokens=completion.completion_tokens,
