@@ -1,4 +1,4 @@
-"""Whether misfit tells the gain: `python -m benchmarks.misfit`, a few minutes on one thread. No model is trained beyond linear heads.
+"""Whether misfit tells the gain: `python -m benchmarks.misfit [--only PART]`, a minute of one thread a part. No model is trained beyond linear heads.
 
 - random worlds (`misfit_worlds`): the slope of gain on misfit where the student can represent the truth, where it nearly can, and with the
   roles swapped;
@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import misfit_text
 from benchmarks.misfit_worlds import Task, slope, study, teachers
-from benchmarks.results_file import RESULTS, save
+from benchmarks.results_file import RESULTS, load_runs, save
 from teacher.run_directory import git_commit
 from weak_to_strong.gain import Candidate, choose_teacher
 from weak_to_strong.gap import recovered
@@ -73,7 +73,7 @@ def plot(name: str, points: Sequence[Point], title: str) -> None:
     (RESULTS / f"{name}.svg").write_text(gain_against_misfit(points, title, "squared error"), encoding="utf-8")
 
 
-def text_runs() -> tuple[list[dict[str, Any]], list[Point]]:
+def text_runs() -> list[dict[str, Any]]:
     runs, points = [], []
     for seed in range(CHOICE_SEEDS):
         outcomes = misfit_text.study(seed)
@@ -93,14 +93,11 @@ def text_runs() -> tuple[list[dict[str, Any]], list[Point]]:
         print(
             f"text, split {seed}: Spearman {runs[-1]['spearman_rule']} (rule), {runs[-1]['spearman_weak_error']} (weak error)", flush=True
         )
-    return runs, points
+    plot("misfit_text", points, "Gain against misfit on HH-RLHF pairs")
+    return runs
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.misfit", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--no-save", action="store_true", help="print alone")
-    args = parser.parse_args(argv)
-    commit = git_commit()
+def world_runs() -> list[dict[str, Any]]:
     runs, points = [], []
     for name in STUDIES:
         run, tasks = world_study(name)
@@ -110,32 +107,52 @@ def main(argv: list[str] | None = None) -> int:
         )
         if name in SHOWN:
             points += [Point(task.misfit, task.gain, name) for task in tasks]
+    plot("misfit_worlds", points, "Gain against misfit on random worlds")
+    return runs
+
+
+def choice_runs() -> list[dict[str, Any]]:
+    runs = []
     for seed in range(CHOICE_SEEDS):
         runs.append({"part": "choice", "study": "random worlds", "seed": seed, **ranks(teachers(seed))})
         print(
             f"choice, world {seed}: Spearman {runs[-1]['spearman_rule']} (rule), {runs[-1]['spearman_weak_error']} (weak error)", flush=True
         )
-    more, text_points = text_runs()
-    runs += more
-    by_study = {run["study"]: run for run in runs[: len(STUDIES)]}
-    gains = np.array([[p.misfit, p.gain] for p in text_points])
+    return runs
 
-    def mean(part: str, key: str) -> float:
-        return round(float(np.mean([run[key] for run in runs if run["part"] == part])), 4)
 
-    headline = {
-        "slope_realizable": by_study["realizable"]["slope"],
-        "slope_nearly_realizable": by_study["nearly realizable"]["slope"],
-        "slope_roles_swapped": by_study["roles swapped"]["slope"],
-        "slope_text": round(float(gains[:, 1] @ gains[:, 0] / (gains[:, 0] @ gains[:, 0])), 4),
-        "spearman_worlds": {"rule": mean("choice", "spearman_rule"), "weak_error": mean("choice", "spearman_weak_error")},
-        "spearman_text": {"rule": mean("text", "spearman_rule"), "weak_error": mean("text", "spearman_weak_error")},
-    }
-    print(headline)
-    if not args.no_save:
-        plot("misfit_worlds", points, "Gain against misfit on random worlds")
-        plot("misfit_text", text_points, "Gain against misfit on HH-RLHF pairs")
-        save(NAME, headline=headline, runs=runs, commit=commit)
+def headline(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured so far."""
+    found: dict[str, Any] = {}
+    for run in runs:
+        if run["part"] == "worlds":
+            found["slope_" + run["study"].replace(", ", "_").replace(" ", "_").lower()] = run["slope"]
+    for part, name in (("choice", "worlds"), ("text", "text")):
+        mine = [run for run in runs if run["part"] == part]
+        if mine:
+            means = {key: round(float(np.mean([run[f"spearman_{key}"] for run in mine])), 4) for key in ("rule", "weak_error")}
+            found[f"spearman_{name}"] = means
+    rows = [row for run in runs if run["part"] == "text" for row in run["teachers"]]
+    if rows:
+        gain, misfit = np.array([row["gain"] for row in rows]), np.array([row["misfit"] for row in rows])
+        found["slope_text"] = round(float(gain @ misfit / (misfit @ misfit)), 4)
+    return found
+
+
+PARTS = {"worlds": world_runs, "choice": choice_runs, "text": text_runs}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.misfit", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", choices=PARTS, help="one part; the others stay as they were measured")
+    args = parser.parse_args(argv)
+    commit = git_commit()
+    parts = [args.only] if args.only else list(PARTS)
+    runs = [run for run in load_runs(NAME) if run["part"] not in parts]
+    for part in parts:
+        runs += [{"commit": commit, **run} for run in PARTS[part]()]
+    save(NAME, headline=headline(runs), runs=runs, commit=commit)
+    print(headline(runs))
     return 0
 
 
