@@ -1,4 +1,4 @@
-"""Whether misfit tells the gain: `python -m benchmarks.misfit [--only PART]`, a minute of one thread a part. No model is trained beyond linear heads.
+"""Whether misfit tells the gain: `python -m benchmarks.misfit [--only PART]`, a minute on one thread, linear heads alone.
 
 - random worlds (`misfit_worlds`): the slope of gain on misfit where the student can represent the truth, where it nearly can, and with the
   roles swapped;
