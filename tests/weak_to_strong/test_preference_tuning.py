@@ -83,7 +83,7 @@ def test_the_reference_is_the_stage_one_model(stage_one: Path, tmp_path: Path, l
         return float(-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean())
 
     assert loss == pytest.approx(against(logps(from_disk, batch)), abs=1e-4)
-    assert abs(loss - against(logps(base, batch))) > 0.01 and abs(loss - against(policy)) > 0.01
+    assert abs(loss - against(logps(base, batch))) > 0.01 and abs(loss - against(policy)) > 0.001
 
 
 def test_dpos_loss_on_worked_numbers(stage_one: Path, tmp_path: Path) -> None:
