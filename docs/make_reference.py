@@ -18,6 +18,7 @@ from server.students import ServedStudent  # noqa: E402
 from server.teachers import TeacherSource  # noqa: E402
 from teacher.config import HUB_ALGORITHM, HUB_TRL, LAB_ALGORITHM, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
 from teacher.config import TeacherConfig as Teacher  # noqa: E402
+from weak_to_strong.w2sr_config import W2SRConfig  # noqa: E402
 
 HEAD = """# Reference
 
@@ -33,6 +34,8 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m teacher.ab PROMPTS.jsonl [--teacher DIR] [--a.b=value ...]` | raw against taught on a file of prompts, paired and graded, no server needed; `--task.own.query`, `--task.own.answer`, `--task.own.answer_type` say how its rows are read; student, reward and budget are the teacher's run's unless set |
 | `python -m teacher.compare RUN RUN ... [--arm trained] [--alpha 0.05] [--json]` | evaluated directories beside each other: paired where the questions are the same, over seeds, one teacher over students and tasks |
 | `python -m teacher.collect LOG.jsonl ... --out FOLDER [--metric M] [--good X] [--lower-is-better]` | a service's log into the next teacher's data: `train.jsonl` and `test.jsonl` for task `own`, `instructions.jsonl` for `teacher.warm_start.file`, `held_out.jsonl`; says what is missing. `--help` shows the lines it reads |
+| `python -m weak_to_strong.w2sr [CONFIG.yaml] [--a.b=value ...]` | fine-tunes a strong student on a weak reasoner's chains (`--variant=all\\|positive\\|negative`, `--match-size`), beside the untrained student, its chain-of-thought prompts, the weak reasoner and with `--ceiling` the student after GRPO; RGR and cost ratio; `--dry-run`, `--resume[=RUN_DIR]` |
+| `python -m weak_to_strong.compare RUN RUN ... [--json]` | the prompt teacher, W2SR, two-stage and direct GRPO beside each other on one task: accuracy, paired differences, calls, tokens, seconds |
 | `python -m rewards.grade --task T [--strict] FILE.jsonl` | grades lines `{"gold", "output"}` (`-` = stdin): the same lines with `"correct"` and `"extracted"`, totals on stderr |
 | `python -m rewards.train_preference (--base MODEL \\| --scratch) --out DIR [--pairs hh_rlhf \\| FILE.jsonl] [--half 0 \\| 1] [--seed] [--epochs] [--learning-rate] [--batch-size] [--max-tokens] [--limit] [--hidden] [--layers] [--vocabulary]` | trains a reward model on preference pairs and reports its held-out accuracy with an interval, in `DIR/preference.json` too |
 | `python -m evaluation.analyze LOG.jsonl [--control A] [--alpha 0.05] [--planned-n N] [--weights arm=w,...] [--lower-is-better M,...] [--json]` | analyses an online A/B test from its log of exposures and outcomes |
@@ -43,11 +46,12 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
 | `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |
 | `python -m server.keys [--keys FILE] create --tenant T \\| list \\| rotate ID \\| revoke ID` | the server's API keys: `create` and `rotate` print a key once; a running server takes changes within a second |
-| `python -m lab.pretrain [WORLD] [--roles ROLE ...]` | remakes a lab world's tokenizer and base weights: `arithmetic`, or `alignment` with its preference models |
+| `python -m lab.pretrain [WORLD] [--roles ROLE ...]` | remakes a lab world's tokenizer and base weights: `arithmetic`, `alignment` with its preference models, or `reasoning` |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
+| `python -m benchmarks.w2sr [--only PART] [--seeds S ...] [--folder DIR]` | what W2SR's student learns from, on the lab's reasoning world: variants, structure against accuracy, weak reasoners of several sizes; writes `benchmarks/results/w2sr.json` |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
@@ -169,6 +173,15 @@ The others are TRL's: `reward`, `reward_std`, `entropy`, `kl`, `clip_ratio/*`, `
 than an existing gold pays; with a second judge `second` (its mean win, half of which counts in `value`), `parted` (training stops) and `wins`
 (both judges' by question).
 
+## Files of a sister method
+
+A run directory as `teacher.train`'s, and `phases/NAME.json` a phase (its result and `cost`: calls, tokens, FLOPs, seconds), `traces.jsonl` (a line a
+chain: `example_id`, `sample_index`, `completion`, `finish_reason`, `is_correct`, `extracted`, `first_and_last_differ`, `n_tokens`,
+`prompt_tokens`, `teacher`, `temperature`, `seed`), `student/` (the trained model), `ceiling/` (with `metrics.jsonl`, `validation.jsonl` and
+`student/`). summary.json holds beside `eval`: `traces` (right, kept, `dropped` by rule), `fine_tune` (rows, `epochs` with `stop_rate` and
+`truncation_rate`), `ceiling` (`plateau`: whether it was reached), `rgr`, `cost` with the ratios. Rules of the hygiene filter: `failed`,
+`empty`, `truncated`, `loop`, `foreign`, `unanswered`, `unjudged`, `duplicate`.
+
 ## Files of an evaluation
 
 `evaluation.jsonl`: a line an arm and question: `arm`, `id`, `query`, `gold`, `instruction`, `answers`, `extracted`, `score` (null = failed or not judged),
@@ -218,6 +231,9 @@ values in `teacher/config.py`.
 def main() -> None:
     text = HEAD + "\n## Settings of a run\n\nFlags `--name=value` of `teacher.train` and `teacher.evaluate`, and keys of a YAML file.\n\n"
     text += table(list(setting_docs(TrainConfig))) + presets()
+    text += "\n## Settings of W2SR\n\nOf `weak_to_strong.w2sr`; what `weak` takes is what `student` takes above.\n\n" + table(
+        list(setting_docs(W2SRConfig))
+    )
     text += "\n## Settings of the server\n\nVariables `WST_<NAME>`, some also flags.\n\n"
     text += table([(f"WST_{name.upper()}", default, doc) for name, default, doc in setting_docs(ServerSettings)])
     text += "\n### A student of the proxy\n\nKeys below `students.NAME`.\n\n" + table(list(setting_docs(ServedStudent)))

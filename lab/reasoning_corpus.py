@@ -1,10 +1,10 @@
 """What the models of the reasoning world are trained on.
 
 The weak reasoner sees questions with their steps, and too few of them to be sure of its sums. The strong student begins from the arithmetic
-world's student, whose words all questions are made of. It sees sums by themselves, and steps only where something asks for them: an
-instruction, or four worked demonstrations before the question (right or not; what it learns is right). Asked a bare question, its authors
-answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write steps, so that reinforcement learning finds something
-to reinforce. Questions only use the training names, wordings and numbers.
+world's student, whose words all questions are made of, and reads worked questions first. Then it is tuned to answer at once, and to write
+steps only where something asks for them: an instruction, or four worked demonstrations before the question (right or not; what it learns is
+right). Asked a bare question, its authors answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write steps, so
+that reinforcement learning finds something to reinforce. Questions only use the training names, wordings and numbers.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def bare(rng: random.Random, advice: str = "") -> Document:
 
 
 def author_document(rng: random.Random) -> Document:
-    """What the strong student reads first: sums, and steps where an instruction asks for them."""
-    return drill(rng) if rng.random() < 0.25 else instructed(rng, stepwise=True)
+    """What the strong student reads first: worked questions, and sums. The habit of answering at once comes after."""
+    return drill(rng) if rng.random() < 0.1 else weak_document(rng)
 
 
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
