@@ -15,6 +15,10 @@ from weak_to_strong.misfit_plot import Point, gain_against_misfit
 if TYPE_CHECKING:
     from weak_to_strong.misfit import Measured, MisfitConfig
 
+CAUTION = (
+    "Weak error takes labels. With labels on these very inputs, measure the student; the rule is for a weak error known from a hold-out",
+    "of the teacher's own. It ranked a little better than weak error alone on random worlds and worse on real pairs: look at both columns.",
+)
 HOLDS = {True: "holds", False: "fails", None: "not checked"}
 UNITS = {"squared": "squared error", "forward_kl": "nats", "reverse_kl": "nats"}
 
@@ -69,11 +73,7 @@ def markdown(config: MisfitConfig, measured: list[Measured], result: dict[str, A
         for row in result["ranking"]:
             student = "" if row["student_error"] is None else f"{row['student_error']:.6g}"
             lines.append(f"| {row['name']} | {row['weak_error']:.6g} | {row['misfit']:.6g} | {row['predicted']:.6g} | {student} |")
-        lines += [
-            "",
-            "Weak error takes labels. With labels on these very inputs, measure the student; the rule is for a weak error known from a",
-        ]
-        lines += ["hold-out of the teacher's own. In our studies it ranks little better than weak error alone: look at both columns."]
+        lines += ["", *CAUTION]
     elif len(measured) > 1:
         lines += ["No ranking: at least one teacher has neither truth nor weak_error, and misfit alone ranks nothing."]
     return "\n".join(lines).rstrip()

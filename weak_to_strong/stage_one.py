@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from exchange.command import RunError
 from exchange.compose import compose, raw_messages
 from exchange.protocols import SamplingParams, StudentClient
 from exchange.records import Instruction, Message, PublicExample
@@ -88,12 +89,12 @@ def demonstrated(
 ) -> list[PublicExample]:
     """The questions with `count` of the weak model's answers to `answered` as earlier turns, drawn for each and never of itself.
 
-    Raises ValueError where the weak model left fewer usable answers than that.
+    Raises RunError where the weak model left fewer usable answers than that.
     """
     by_id = {question.id: question for question in without_gold(answered)}
     usable = [(name, text) for name in by_id for text in [weak.whole(name)] if text is not None]
     if len(usable) <= count:
-        raise ValueError(f"{len(usable)} of {len(by_id)} weak answers are whole, and {count} demonstrations beside the question need more")
+        raise RunError(f"{len(usable)} of {len(by_id)} weak answers are whole, and {count} demonstrations beside the question need more")
     found = []
     for question in without_gold(questions):
         drawn = random.Random(f"{seed}/{question.id}").sample(usable, count + 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Example, PublicExample
 from student_clients.errors import StudentUnreachable
@@ -135,7 +136,7 @@ def test_demonstrations_are_the_weak_models_own_and_never_of_the_question_itself
         assert all(turn.content.startswith("wrong") for turn in given.history[1::2])
     assert shown == demonstrated(questions, questions, weak, count=4, seed=0)
     assert len({given.history for given in shown}) > 1
-    with pytest.raises(ValueError, match="3 of 8 weak answers are whole"):
+    with pytest.raises(RunError, match="3 of 8 weak answers are whole"):
         demonstrated(questions, questions, pool(q0="a", q1="b", q2="c"), count=4, seed=0)
 
 
