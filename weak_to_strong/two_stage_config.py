@@ -10,6 +10,7 @@ from pydantic import Field
 from exchange.settings import SettingError
 from student_clients import StudentConfig
 from tasks import TASKS, answer_type_of, has_gold
+from teacher.policy import resolve_model
 from weak_to_strong.agreement import KeyConfig
 from weak_to_strong.fine_tuning import FineTuneConfig
 from weak_to_strong.preference_tuning import PreferenceConfig
@@ -54,6 +55,7 @@ class TwoStageConfig(SisterConfig):
 
 def resolve(config: TwoStageConfig) -> TwoStageConfig:
     """The config with every preset filled in. Raises SettingError for whatever the run would stumble over; nothing is asked or written."""
+    resolve_model(config.strong.model)  # a lab model that is not there is found out before anything is asked
     task = TASKS[config.task.name]
     train = task.load(config.task, "train", max(config.task.train_size, config.questions))
     task.load(config.task, "test", config.eval.n)

@@ -12,8 +12,9 @@ import pytest
 from weak_to_strong.two_stage import main
 
 SMALL = [
-    "--task.name=lab_arithmetic", "--task.validation_size=20", "--weak.model=lab:arithmetic/student", "--strong.model=lab:arithmetic/student_b",
-    "--questions=40", "--eval.n=12", "--fine_tune.watch=4", "--fine_tune.epochs=1", "--stage_two.samples=4", "--stage_two.keep=0.5",
+    "--task.name=lab_arithmetic", "--task.validation_size=20", "--weak.model=lab:arithmetic/student",
+    "--strong.model=lab:arithmetic/student_b", "--questions=40", "--eval.n=12", "--fine_tune.watch=4", "--fine_tune.epochs=1",
+    "--stage_two.samples=4", "--stage_two.keep=0.5",
     "--stage_one.compare=false", "--strong.max_tokens=24", "--weak.max_tokens=24",
 ]  # fmt: skip
 
@@ -88,7 +89,7 @@ def test_a_whole_run_and_one_that_was_broken_off(tmp_path: Path, monkeypatch: py
     before = {file.name: os.stat(file).st_mtime_ns for file in (path / "phases").iterdir()}
     assert {"weak.json", "icl.json", "round_1.json", "round_1_hybrid.json", "samples.json", "pairs.json"} == set(before)
     monkeypatch.setattr(two_stage_run, "prefer", kept)
-    assert main(["--resume"] + SMALL) == 0
+    assert main(["--resume", *SMALL]) == 0
     assert {name: os.stat(path / "phases" / name).st_mtime_ns for name in before} == before
 
     summary = json.loads((path / "summary.json").read_text())
