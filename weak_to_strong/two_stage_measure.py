@@ -52,7 +52,7 @@ def measure(
         return run.finish({**facts, "gains": None, "eval": None})
     examples = run.questions("test", config.eval.n)
     strong = config.strong.client()
-    raw = run.client("raw", strong)
+    raw = run.clients.get("raw") or run.client("raw", strong)
     weak_client = run.clients.get("weak") or run.client("weak", config.weak)
     arms = {
         "raw": Asked(raw, strong, about="the untrained student"),

@@ -65,6 +65,7 @@ class TwoStage:
 
     def __call__(self) -> dict[str, Any]:
         run, config = self.run, self.config
+        run.client("raw", config.strong.client())  # a student that cannot be loaded is found out before the weak model is paid for
         self.weak = self._answered("weak", self._ask_weak)
         rounds, stage_one = self._rounds()
         models: dict[str, Path] = {"stage_one": stage_one}
@@ -126,7 +127,7 @@ class TwoStage:
         self, role: str, settings: StudentConfig, questions: Sequence[PublicExample], *, instruction: str = "", samples: int = 1
     ) -> tuple[list[Answer], Cost]:
         """Answers, and what they cost by the client's own count."""
-        client = self.run.client(role, settings)
+        client = self.run.clients.get(role) or self.run.client(role, settings)
         before = client.stats.as_dict()
         found = asyncio.run(ask(questions, client=client, params=sampling(settings), instruction=instruction, samples=samples))
         after = client.stats.as_dict()
@@ -143,7 +144,7 @@ class TwoStage:
             if number == 1:
                 first = self.weak
                 shown = demonstrated(self.public, self.public, self.weak, count=config.stage_one.demonstrations, seed=config.seed)
-                second = self._answered("icl", partial(self._ask, "icl", config.strong.client(), shown))
+                second = self._answered("icl", partial(self._ask, "raw", config.strong.client(), shown))
             else:
                 first, second = (self._refined(number, name) for name in ("weak", "icl"))
             line = self.run.once(f"round_{number}", partial(self._select, first, second, number))
