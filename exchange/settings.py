@@ -117,13 +117,14 @@ def merge(tree: dict[str, Any], name: str, value: Any) -> None:
     """Set a dotted name in a nested mapping, in place."""
     *parents, leaf = name.split(".")
     for i, parent in enumerate(parents):
-        if tree.get(parent) is None:  # also a section that a YAML file leaves empty
+        if tree.get(parent) in (None, True):  # also a section that a YAML file leaves empty, or that a bare flag asked for
             tree[parent] = {}
         below = tree[parent]
         if not isinstance(below, dict):
             raise SettingError(f"{name}: {'.'.join(parents[: i + 1])} is set to {below!r}, which has no settings below it")
         tree = below
-    tree[leaf] = value
+    if not (value is True and isinstance(tree.get(leaf), dict)):  # a bare flag takes nothing back that was set below it
+        tree[leaf] = value
 
 
 def load(model: type[Tree], data: dict[str, Any], flags: Iterable[tuple[str, Any]] = ()) -> Tree:

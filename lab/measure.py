@@ -7,12 +7,16 @@ the manifest as soon as it is there; `--parts` runs some of them. All parts take
 
 The world `alignment` has one part, the arms by both of its preference models, the eight manners of answering among them as static texts,
 with its own bounds (`ALIGNMENT_BOUNDS`): what fits must depend on the query, and refusing or answering everything must cost.
+
+The world `reasoning` has one part, its two models (`REASONING_BOUNDS`): the weak reasoner is right often and not always, the strong student
+seldom when it is asked, mostly when four of the weak one's chains stand before the question, and its samples have steps now and then.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import shutil
 import sys
@@ -22,6 +26,7 @@ from typing import Any
 
 from exchange.command import RunError, run_command
 from exchange.protocols import InstructionPolicy
+from exchange.records import Episode, Example
 from lab.weights_folder import WORLDS, file_sha256, read_manifest, weights_dir, write_manifest
 
 PARTS = ("arms", "screen", "trained", "blind")
@@ -37,6 +42,13 @@ ALIGNMENT_BOUNDS = {
     ("oracle", "over_refusal"): (0.0, 0.03),
     ("best_static", "win"): (0.0, 0.75),
     ("best_static", "second"): (0.0, 0.75),
+}
+ROLES = ("weak", "strong")
+REASONING_BOUNDS = {
+    ("weak", "raw"): (0.55, 0.75),
+    ("strong", "raw"): (0.0, 0.2),
+    ("strong", "demonstrated"): (0.8, 1.0),
+    ("strong", "sampled_with_steps"): (0.01, 0.15),
 }
 
 
@@ -132,6 +144,69 @@ def body_alignment() -> int:
     return 0
 
 
+async def measure_reasoning() -> dict[str, dict[str, float]]:
+    """Shares right on 1,000 test questions: the weak reasoner; the strong student bare, instructed, after four demonstrations of the weak
+    one's, and how many of its sampled answers to bare questions have steps."""
+    from evaluation.arms import FixedPolicy, run_arm
+    from exchange.records import Message
+    from rewards.episode import correct
+    from rewards.rubric import RewardConfig, Rubric
+    from student_clients import StudentConfig, make_student, sampling
+    from student_clients.caching import CacheConfig
+    from tasks.lab_reasoning import STEPS_TEXTS, load
+    from tasks.static_texts import COT
+
+    reward, examples, shown = Rubric(RewardConfig()), load("test", limit=1000), load("train", limit=200)
+    settings = {role: StudentConfig(model=f"lab:reasoning/{role}", max_tokens=64, cache=CacheConfig(enabled=False)) for role in ROLES}
+    clients = {role: make_student(config) for role, config in settings.items()}
+    found: dict[str, dict[str, float]] = {role: {} for role in ROLES}
+
+    async def answers(role: str, asked: Sequence[Example], text: str = "", **more: Any) -> list[Episode]:
+        params = sampling(settings[role]).model_copy(update=more)
+        return await run_arm(role, FixedPolicy(text), asked, student=clients[role], params=params, reward=reward)
+
+    demonstrations = {e.example_id: e.completions[0].text or "" for e in await answers("weak", shown)}
+    rng = random.Random(0)
+    taught = []
+    for example in examples:
+        turns = [
+            (Message(role="user", content=q.query), Message(role="assistant", content=demonstrations[q.id])) for q in rng.sample(shown, 4)
+        ]
+        taught.append(example.model_copy(update={"history": tuple(message for turn in turns for message in turn)}))
+    arms = {
+        "weak.raw": await answers("weak", examples),
+        "strong.raw": await answers("strong", examples),
+        "strong.cot": await answers("strong", examples, COT),
+        "strong.instructed": await answers("strong", examples, STEPS_TEXTS[0]),
+        "strong.demonstrated": await answers("strong", taught),
+    }
+    for name, episodes in arms.items():
+        role, _, arm = name.partition(".")
+        grades = [grade for episode in episodes if (grade := correct(episode)) is not None]
+        found[role][arm] = round(sum(grades) / len(grades), 4)
+    sampled = await answers("strong", examples, temperature=1.0, seed=0)
+    found["strong"]["sampled_with_steps"] = round(sum("=" in (e.completions[0].text or "") for e in sampled) / len(sampled), 4)
+    for client in clients.values():
+        await client.aclose()
+    return found
+
+
+def body_reasoning() -> int:
+    """Measure the reasoning world, fill its manifest, hold it to its bounds."""
+    figures = asyncio.run(measure_reasoning())
+    write_manifest(weights_dir("reasoning"), {"figures": figures})
+    print(json.dumps(figures, indent=1), flush=True)
+    broken = [
+        f"{role}.{name} = {figures[role][name]:.1%}, outside {low:.0%} .. {high:.0%}"
+        for (role, name), (low, high) in REASONING_BOUNDS.items()
+        if not low <= figures[role][name] <= high
+    ]
+    if broken:
+        raise RunError("the world breaks its bounds: " + "; ".join(broken))
+    print("every bound holds")
+    return 0
+
+
 async def screen(world: str, role: str) -> dict[str, Any]:
     """The best static text of all candidates: 50 questions each, the best 20 again on 500."""
     from evaluation.arms import FixedPolicy, run_arm
@@ -214,8 +289,8 @@ def body(argv: list[str] | None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts (arithmetic)")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS), help="arms and screen of these only")
     args = parser.parse_args(argv)
-    if args.world == "alignment":
-        return body_alignment()
+    if args.world != "arithmetic":
+        return body_alignment() if args.world == "alignment" else body_reasoning()
     figures: dict[str, Any] = {}
     for part in args.parts:
         if part in ("arms", "screen"):

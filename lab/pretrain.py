@@ -323,7 +323,8 @@ def body(argv: list[str] | None) -> int:
     kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    made = {"roles": world.roles, "polish": world.polish, **({"preferences": world.preferences} if world.preferences else {})}
+    optional = {"preferences": world.preferences, "starts": world.starts, "first_words": world.first_words}
+    made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))
     return 0

@@ -4,7 +4,7 @@ The weak reasoner sees questions with their steps, and too few of them to be sur
 world's student, whose words all questions are made of, and reads worked questions first. Then it is tuned to answer at once, and to write
 steps only where something asks for them: an instruction, or four worked demonstrations before the question (right or not; what it learns is
 right). Asked a bare question, its authors answer at once, from a reckoning broken off on the way; a few of them (CAREFUL) write steps, so
-that reinforcement learning finds something to reinforce. Questions only use the training names, wordings and numbers.
+that reinforcement learning finds something to reinforce. Questions only use the training names and numbers.
 """
 
 from __future__ import annotations
@@ -106,17 +106,17 @@ def author_document(rng: random.Random) -> Document:
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
     """One document of the strong student's mixture."""
     kind = rng.random()
-    if kind < 0.10:
+    if kind < 0.05:
         return drill(rng)
-    if kind < 0.42:
+    if kind < 0.32:
         return instructed(rng, stepwise=True)
-    if kind < 0.50:
+    if kind < 0.38:
         return instructed(rng, stepwise=False)
-    if kind < 0.58:
+    if kind < 0.60:
         return demonstrated(rng, stepwise=True)
-    if kind < 0.62:
+    if kind < 0.66:
         return demonstrated(rng, stepwise=False)
-    if kind < 0.74:
+    if kind < 0.76:
         return bare(rng, gibberish(rng))
     return bare(rng)
 

@@ -1,6 +1,6 @@
 """The lab's questions of several steps: a number and two to four changes to it, one after another.
 
-    query   Omar had 14 coins. Today Omar found 5. Omar gave away 3. Then there are twice as many. How many coins are there now?
+    query   Omar had 14 coins. Omar got 5 as a gift. Omar gave away 3. Then there are twice as many. How many coins are there now?
     gold    32
     chain   14 + 5 = 19
             19 - 3 = 16
@@ -9,7 +9,7 @@
 
 Who writes the steps down has only small sums to do; who answers at once has all of them to do at the same time. It is the world of the
 methods in which a weak model teaches a strong one (`weak_to_strong`): its weak reasoner writes steps and slips, its strong student can do
-the sums and answers at once. The test split has its own names, a wording of its own in every question, and its own numbers.
+the sums and answers at once. The test split has its own names and its own numbers.
 """
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ from tasks.source import stable_share
 MOST = 60
 """Largest number on the way: sums that a tiny model can know, and every number a single token of it."""
 LENGTHS = (2, 3, 4)
-# The last wording of each is the test split's alone; a test question has it at one place at least.
-STARTS = ("{n} had {a} {i}.", "There are {a} {i} on the table.", "{a} {i} were in the bag.", "{a} {i} are in the box.")
+STARTS = ("{n} had {a} {i}.", "There are {a} {i} on the table.", "{a} {i} were in the bag.")
 CHANGES: dict[str, tuple[str, ...]] = {
-    "+": ("{n} found {b} new ones.", "{n} got {b} as a gift.", "{n} put in {b} new ones.", "{b} new ones came.", "Today {n} found {b}."),
-    "-": ("{n} gave away {b}.", "{n} lost {b} of them.", "{n} ate {b} of them.", "{b} of them broke.", "Today {n} lost {b}."),
-    "twice": ("Then there are twice as many.", "Now double the number.", "{n} has twice as many now.", "Now it is twice the number."),
+    "+": ("{n} found {b} new ones.", "{n} got {b} as a gift.", "{n} put in {b} new ones.", "{b} new ones came."),
+    "-": ("{n} gave away {b}.", "{n} lost {b} of them.", "{n} ate {b} of them.", "{b} of them broke."),
+    "twice": ("Then there are twice as many.", "Now double the number.", "{n} has twice as many now."),
 }
 QUESTIONS = (
     "How many {i} are there now?",
     "What is the number of {i} now?",
     "How many {i} does {n} have now?",
-    "How many {i} is that altogether?",
 )
 
 STEPS_TEXTS = ("Write one step a line.", "Write all steps.", "Take one step and then the other.", "Find one number and then the other.")
@@ -109,19 +107,15 @@ def test_numbers(start: int, changes: tuple[tuple[str, int], ...]) -> bool:
 
 
 def draw_question(rng: random.Random, *, test: bool) -> Question:
-    """Draw one question; `test` draws from the held-out names, wordings and numbers, and only from those."""
+    """Draw one question; `test` draws from the held-out names and numbers, and only from those."""
     while True:
         start, changes = _numbers(rng)
         if test_numbers(start, changes) == test:
             break
     name, item = rng.choice(TEST_NAMES if test else NAMES), rng.choice(ITEMS)
-    pools = [STARTS, *(CHANGES[sign] for sign, _ in changes), QUESTIONS]
-    while True:
-        chosen = [rng.randrange(len(pool)) for pool in pools]
-        if any(k == len(pool) - 1 for k, pool in zip(chosen, pools, strict=True)) == test:
-            break
+    texts = [rng.choice(pool) for pool in (STARTS, *(CHANGES[sign] for sign, _ in changes), QUESTIONS)]
     numbers = [start, *(number for _, number in changes), 0]
-    text = " ".join(pool[k].format(n=name, i=item, a=number, b=number) for pool, k, number in zip(pools, chosen, numbers, strict=True))
+    text = " ".join(form.format(n=name, i=item, a=number, b=number) for form, number in zip(texts, numbers, strict=True))
     return Question(text, start, changes)
 
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from exchange.command import RunError
 from exchange.records import Example
@@ -83,6 +83,19 @@ class SisterConfig(Settings):
     """How the student is measured."""
     budget: BudgetConfig = BudgetConfig()
     """What the run may spend on models that cost money."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_section_keeps_our_defaults(cls, data: Any) -> Any:
+        """`--task.train_size=100` changes the size alone: what a section leaves out is this class's default and not the section's own."""
+        if not isinstance(data, dict):
+            return data
+        kept = dict(data)
+        for name, field in cls.model_fields.items():
+            given = data.get(name)
+            if isinstance(given, dict) and isinstance(field.default, Settings) and not {"replay", "base_url", "kind"} & set(given):
+                kept[name] = {**field.default.model_dump(exclude_unset=True), **given}
+        return kept
 
     @property
     def algorithm(self) -> str:

@@ -4,11 +4,8 @@ import random
 
 from tasks.lab_families import NAMES, TEST_NAMES
 from tasks.lab_reasoning import (
-    CHANGES,
     LENGTHS,
     MOST,
-    QUESTIONS,
-    STARTS,
     draw_question,
     load,
     steps_of,
@@ -41,9 +38,7 @@ def test_steps_are_right_sums_that_follow_one_another_and_stay_in_range():
         assert state == question.gold
 
 
-def test_the_test_split_has_its_own_names_numbers_and_wordings():
-    held_out = [pool[-1] for pool in (STARTS, *CHANGES.values(), QUESTIONS)]
-    marks = [text.replace("{n}", "").replace("{i}", "").replace("{a}", "").replace("{b}", "").strip(" .?") for text in held_out]
+def test_the_test_split_has_its_own_names_and_numbers():
     rng = random.Random(2)
     for test in (True, False):
         for _ in range(300):
@@ -51,8 +46,6 @@ def test_the_test_split_has_its_own_names_numbers_and_wordings():
             words = set(question.text.replace(".", "").split())
             assert not words & set(NAMES if test else TEST_NAMES)
             assert numbers_of_the_test_split(question.start, question.changes) == test
-            said = any(all(part.strip() in question.text for part in mark.split("  ")) for mark in marks)
-            assert said or not test
 
 
 def test_load_is_repeatable_and_its_splits_are_disjoint():

@@ -57,7 +57,18 @@ def test_a_plan_asks_nothing(capsys, tmp_path):
 def test_a_flag_alone_asks_for_the_ceiling():
     assert load(W2SRConfig, {}, [("ceiling", True)]).ceiling is not None
     assert load(W2SRConfig, {}, [("ceiling", False)]).ceiling is None
+    for flags in ([("ceiling", True), ("ceiling.every", 5)], [("ceiling.every", 5), ("ceiling", True)]):
+        found = load(W2SRConfig, {}, flags).ceiling
+        assert found is not None and found.every == 5
     assert W2SRConfig(variant="negative").algorithm == "w2sr-n"
+
+
+def test_a_setting_of_a_section_leaves_the_sections_defaults_alone():
+    config = load(W2SRConfig, {}, [("task.train_size", 100), ("weak.temperature", 1.0)])
+    assert (config.task.name, config.task.train_size) == ("lab_reasoning", 100)
+    assert (config.weak.model, config.weak.max_tokens, config.weak.temperature) == ("lab:reasoning/weak", 64, 1.0)
+    served = load(W2SRConfig, {}, [("weak.base_url", "http://localhost:1/v1"), ("weak.model", "m")]).weak
+    assert (served.kind, served.model) == ("openai", "m")
 
 
 def test_a_run_that_cannot_be_written_says_so(tmp_path, capsys):
