@@ -103,11 +103,13 @@ def newcombe(first: tuple[float, int], second: tuple[float, int], alpha: float =
     return low, high
 
 
-def resampled_means(rows: Sequence[Sequence[float]], *, seed: int = 0) -> NDArray[np.float64]:
-    """(RESAMPLES, columns) means of each column over rows drawn with replacement; the columns of a row stay together."""
+def resampled_means(
+    rows: Sequence[Sequence[float]] | NDArray[np.float64], *, seed: int = 0, resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """(resamples, columns) means of each column over rows drawn with replacement; the columns of a row stay together."""
     distinct, counts = np.unique(np.asarray(rows, dtype=float), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    blocks = [rng.multinomial(len(rows), counts / len(rows), size=RESAMPLES // 10) @ distinct for _ in range(10)]
+    blocks = [rng.multinomial(len(rows), counts / len(rows), size=resamples // 10) @ distinct for _ in range(10)]
     return np.asarray(np.concatenate(blocks) / len(rows))
 
 

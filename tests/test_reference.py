@@ -12,6 +12,8 @@ from server.settings import ServerSettings, variable
 from teacher.config import TrainConfig
 from tests.requirements import ROOT
 from tests.source_tree import ORDER, commands, python_files, tree_of
+from weak_to_strong.misfit import MisfitConfig
+from weak_to_strong.two_stage_config import TwoStageConfig
 from weak_to_strong.w2sr_config import W2SRConfig
 
 VERBS = ("get", "post", "put", "patch", "delete", "head", "websocket", "api_route", "add_api_route", "mount")
@@ -68,7 +70,8 @@ def test_every_setting_of_a_run_is_documented() -> None:
 
 
 def test_every_setting_of_w2sr_is_documented() -> None:
-    assert unnamed(name for name, _, _ in setting_docs(W2SRConfig)) == []
+    for config in (W2SRConfig, TwoStageConfig, MisfitConfig):
+        assert unnamed(name for name, _, _ in setting_docs(config)) == []
 
 
 def test_every_setting_of_the_server_is_documented() -> None:

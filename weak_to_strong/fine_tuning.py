@@ -148,6 +148,7 @@ def fine_tune(
     out: Path,
     work: Path,
     watched: Sequence[Example] = (),
+    callbacks: Sequence[Any] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train `base` on rows of `rows_of` and save it, whole, as the folder `out`; what happened: rows, steps, tokens, loss, epochs, cost.
@@ -191,13 +192,13 @@ def fine_tune(
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     trainer = SFTTrainer(
-        model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, callbacks=[Watching()],
-        peft_config=_lora(strong),
+        model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, callbacks=[Watching(), *callbacks],
+        peft_config=lora(strong),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     assert len(trainer.train_dataset) == len(kept), "TRL drops no row of ours"
     tokens = check_labels(trainer.train_dataset, end_ids(model, tokenizer))
-    trainer.train(resume_from_checkpoint=_last_whole(work))
+    trainer.train(resume_from_checkpoint=last_whole(work))
     tuned = model if strong.lora is None else trainer.model.merge_and_unload()
     save_model(tuned, tokenizer, out)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -225,7 +226,7 @@ class _Never:
 _NEVER: Any = _Never()
 
 
-def _lora(strong: StrongConfig) -> Any:
+def lora(strong: StrongConfig) -> Any:
     if strong.lora is None:
         return None
     from peft import LoraConfig
@@ -233,7 +234,7 @@ def _lora(strong: StrongConfig) -> Any:
     return LoraConfig(r=strong.lora.r, lora_alpha=strong.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def _last_whole(work: Path) -> str | None:
+def last_whole(work: Path) -> str | None:
     """The newest whole checkpoint; torn ones, which a killed process leaves, are removed."""
     found = []
     for folder in work.glob("checkpoint-*"):

@@ -29,7 +29,7 @@ from student_clients.budget import BudgetExhausted
 from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
 from teacher.config import LoraConfig, RunConfig
-from teacher.evaluate import cannot_start
+from teacher.parts import cannot_start
 from teacher.run_directory import RunDirectory, find_unfinished, write_json
 from teacher.train import StopSignal
 from weak_to_strong.cost import Cost

@@ -1,0 +1,107 @@
+"""The command as a user meets it: bad settings, a plan that asks nothing, a whole run, a broken-off one, everything filtered away."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weak_to_strong.two_stage import main
+
+SMALL = [
+    "--task.name=lab_arithmetic", "--task.validation_size=20", "--weak.model=lab:arithmetic/student",
+    "--strong.model=lab:arithmetic/student_b", "--questions=40", "--eval.n=12", "--fine_tune.watch=4", "--fine_tune.epochs=1",
+    "--stage_two.samples=4", "--stage_two.keep=0.5",
+    "--stage_one.compare=false", "--strong.max_tokens=24", "--weak.max_tokens=24",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _runs_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WST_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("WST_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def weak_file(folder: Path, texts: list[str]) -> str:
+    """Recorded weak answers to the first training questions."""
+    path = folder / "weak.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"example_id": f"lab-train-{i}", "completion": text, "finish_reason": "stop"}) + "\n" for i, text in enumerate(texts)
+        )
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--stage_one.trained_on=both"], "stage_one.trained_on='both'"),
+        (["--preference.algorithm=ppo"], "preference.algorithm='ppo'"),
+        (["--stage_two.sampels=4"], "did you mean stage_two.samples?"),
+        (["--weak_file=/none/here.jsonl"], "weak_file='/none/here.jsonl': no such file"),
+        (["--task.name=hh_rlhf"], "cannot be extracted and compared; take --key.kind=judge"),
+        (["--key.kind=judge"], "key.kind=judge and key.judge belong together"),
+        (["--strong.model=lab:arithmetic/nobody"], "has no model 'nobody'"),
+        (["--run.dir=/proc/nowhere"], "cannot be written"),
+        (["--resume"], "--resume: no unfinished run with these settings"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_exit_2(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") <= 3, error
+
+
+def test_a_plan_asks_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([*SMALL, "--stage_one.rounds=2", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    plan = json.loads(text[text.index("\n{") :])
+    assert plan["weak_calls_at_most"] == 40 + 12
+    assert plan["strong_answers_at_most"] == 40 * (1 + 2) + 40 * 4
+    assert plan["preference_pairs_at_most"] == 40
+    assert not (tmp_path / "runs").exists()
+
+
+def test_everything_filtered_away_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([*SMALL, f"--weak_file={weak_file(tmp_path, ['#### 9999'] * 40)}"]) == 1
+    assert "everything is filtered away, the sources agree on none of 40 questions" in capsys.readouterr().err
+    assert main([*SMALL, f"--weak_file={weak_file(tmp_path, [''] * 40)}"]) == 1
+    assert "weak: not one of 40 answers is whole" in capsys.readouterr().err
+
+
+def test_a_whole_run_and_one_that_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its preferences are learnt, a run goes on to the same models, and no phase is done twice."""
+    from weak_to_strong import two_stage_run
+
+    kept = two_stage_run.prefer
+
+    def killed(*_: Any, **__: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(two_stage_run, "prefer", killed)
+    assert main(SMALL) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    assert not (path / "summary.json").exists()
+    before = {file.name: os.stat(file).st_mtime_ns for file in (path / "phases").iterdir()}
+    assert {"weak.json", "icl.json", "round_1.json", "round_1_hybrid.json", "samples.json", "pairs.json"} == set(before)
+    monkeypatch.setattr(two_stage_run, "prefer", kept)
+    assert main(["--resume", *SMALL]) == 0
+    assert {name: os.stat(path / "phases" / name).st_mtime_ns for name in before} == before
+
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["algorithm"] == "two_stage" and summary["rounds"][0]["kept"] > 0
+    assert set(summary["gains"]) >= {"stage_one", "stage_two"}
+    assert set(summary["eval"]["arms"]) == {"raw", "weak", "stage_one", "stage_two", "full_weak", "icl"}
+    right = {name: arm["mean"] for name, arm in summary["eval"]["arms"].items()}
+    assert summary["gains"]["stage_one"]["difference"] == pytest.approx(right["stage_one"] - right["full_weak"])
+    assert summary["gains"]["stage_two"]["difference"] == pytest.approx(right["stage_two"] - right["stage_one"])
+    misfit = json.loads((path / "phases" / "round_1_hybrid.json").read_text())["misfit"]
+    assert misfit[0][0] == 0 and misfit[-1][1] != misfit[0][1]
+    rows = [json.loads(line) for line in (path / "pairs.jsonl").read_text().splitlines()]
+    weak = {row["example_id"]: row["text"] for row in map(json.loads, (path / "weak.jsonl").read_text().splitlines())}
+    assert rows and all(row[row["weak_side"]][0]["content"] == weak[row["id"]] for row in rows)
+    assert "Rounds of Stage I" in (path / "report.html").read_text()
