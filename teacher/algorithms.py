@@ -42,6 +42,7 @@ def trl_config(config: TrainConfig, output_dir: Path) -> Any:
         "save_total_limit": 2,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "run_name": output_dir.parent.name,
         "report_to": [name for name in config.run.report_to.split(",") if name != "none"],
         "remove_unused_columns": False,
         "disable_tqdm": True,
@@ -122,6 +123,7 @@ def build_trainer(
     """
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
+    from transformers.integrations import TensorBoardCallback
     from trl import GRPOTrainer, RLOOTrainer
 
     class Hooks(TrainerCallback):
@@ -160,5 +162,8 @@ def build_trainer(
         )
     except ValueError as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(run.path / "tensorboard")
     trainer.remove_callback(PrinterCallback)  # its line a step is in metrics.jsonl
     return trainer
