@@ -66,7 +66,8 @@ def trl_config(config: TrainConfig, output_dir: Path) -> Any:
     except (ValueError, TypeError) as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
     try:
-        get_reporting_integration_callbacks(args.report_to)
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()  # only so does it say that its package is missing
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"run.report_to={config.run.report_to!r}: {' '.join(str(error).split())}") from None
     # TRL keeps a generated batch over several steps and does not save it; a checkpoint inside one would resume differently.
