@@ -46,6 +46,10 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m lab.pretrain [WORLD] [--roles ROLE ...]` | remakes a lab world's tokenizer and base weights: `arithmetic`, or `alignment` with its preference models |
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
+| `python -m benchmarks.slow_student [--delays S,S,…]` | seconds a step with a student that answers late, with and without `rollout_ahead`; writes `benchmarks/results/slow_student.json` |
+| `python -m benchmarks.calls_to_target [--sweep ours\\|plain\\|all]` | student calls until validation reaches 0.90 x oracle, ours and plain TRL GRPO, each at the best of 12 points; writes `benchmarks/results/calls_to_target.json` |
+| `python -m benchmarks.real_shape [--shape S] [--batch N] [--group N]` | tokens a second, memory and parts of a training step at the shape of a real teacher, random weights; writes `benchmarks/results/real_shape.json` |
+| `python -m benchmarks.resume` | a run killed at 20 random moments and resumed each time, against the unbroken one; writes `benchmarks/results/resume.json` |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
@@ -158,6 +162,7 @@ student says that they were in the end. Replicas share limits by `WST_STORE`; wh
 | `help_rate`, `harm_rate` | share right with the instruction and wrong raw, and the reverse, where raw is asked (`reward.harm_penalty`) |
 | `repetition_rate` | mean share of three-word runs that an instruction says again |
 | `distinct_rate` | distinct texts over all instructions of the step; a fall to 1 / batch is collapse |
+| `rollout_age` | updates between the writing of a batch and its learning, where `rollout_ahead` > 0 |
 | `failed_rate` | share of student calls that failed or could not be judged |
 | `no_answer_rate` | share of answers in which the grader found none |
 | `unparsed_rate` | share of answers that the grader found and could not parse |
@@ -165,7 +170,7 @@ student says that they were in the end. Replicas share limits by `WST_STORE`; wh
 
 The others are TRL's: `reward`, `reward_std`, `entropy`, `kl`, `clip_ratio/*`, `frac_reward_zero_std`, `completions/*`, `grad_norm`, `learning_rate`, `loss`, `step_time`.
 
-`validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`, `help_rate`, `harm_rate`; `gold` where something else
+`validation.jsonl`: `step`, `value` (mean reward of the greedy teacher, by which the best is chosen), `right`, `n`, `help_rate`, `harm_rate`, `calls` and `requests` of the run so far (requests: with those that a cache answered); `gold` where something else
 than an existing gold pays; with a second judge `second` (its mean win, half of which counts in `value`), `parted` (training stops) and `wins`
 (both judges' by question).
 

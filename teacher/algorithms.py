@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from exchange.settings import SettingError
+from teacher.ahead import Begin, ahead_of
 from teacher.config import TrainConfig
 from teacher.ppo import ppo_trainer
+from teacher.processes import Processes
 from teacher.run_directory import RunDirectory, mark_complete
 
 
@@ -49,6 +51,7 @@ def trl_config(config: TrainConfig, output_dir: Path) -> Any:
         "use_cpu": not on_gpu,
         "bf16": on_gpu,
         "activation_checkpointing": False,
+        "ddp_find_unused_parameters": False,
     }
     fields = set(config_class.__dataclass_fields__)
     for name, value in config.trl.items():
@@ -111,14 +114,17 @@ def build_trainer(
     start: Path,
     rows: list[dict[str, Any]],
     reward: Callable[..., Any],
+    begin: Begin,
     on_step: Callable[[int, dict[str, float]], None],
     on_validate: Callable[[int, Any], None],
     on_saved: Callable[[int], None],
     stop: Callable[[], bool],
+    processes: Processes | None = None,
 ) -> Any:
     """The algorithm's trainer, whose checkpoints carry a marker once they are whole.
 
-    `start` is the folder of the weights that learning starts from, PPO's value model too.
+    `start` is the folder of the weights that learning starts from, PPO's value model too. `begin` sends off the student calls of a batch
+    whose `reward` is asked for later (`rollout_ahead`). Of several `processes` the main one alone has hooks and decides when to stop.
     `on_step(step, metrics)` runs after each step, `on_validate(step, model)` before every regular checkpoint, `on_saved(step)` after it;
     once `stop()` is true the trainer writes a checkpoint at the next step that can be resumed exactly, and ends.
     """
@@ -131,25 +137,32 @@ def build_trainer(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % config.eval.every == 0 or state.global_step >= state.max_steps:
                 control.should_save = True
-                on_validate(state.global_step, kwargs["model"])
+                if together.main:
+                    on_validate(state.global_step, kwargs["model"])
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             if "reward" not in logs:
                 return  # the totals at the end
-            on_step(state.global_step, logs)
-            if stop() and (state.global_step * args.gradient_accumulation_steps) % period == 0:
+            if together.main:
+                on_step(state.global_step, logs)
+            if together.share(together.main and stop()) and (state.global_step * args.gradient_accumulation_steps) % period == 0:
                 control.should_save = True
                 control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-            on_saved(state.global_step)
+            together.wait()  # every process has written its part
+            if together.main:
+                mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+                on_saved(state.global_step)
 
+    together = processes or Processes()
     args = trl_config(config, run.checkpoints)
     period = args.steps_per_generation * args.num_iterations
     trainer_class, extra = RLOOTrainer if config.algorithm == "rloo" else GRPOTrainer, {}
     if config.algorithm == "ppo":
         trainer_class, extra = ppo_trainer(), {"critic_model": str(start), "ppo": config.ppo}
+    if config.rollout_ahead:
+        trainer_class, extra = ahead_of(trainer_class), {**extra, "rollout_ahead": config.rollout_ahead, "begin": begin}
     try:
         trainer = trainer_class(
             model=model,

@@ -176,6 +176,9 @@ class TrainConfig(Settings):
     """Which questions RL spends its calls on."""
     ppo: PPOConfig = PPOConfig()
     """PPO's value model; read by `algorithm: ppo` alone."""
+    rollout_ahead: int = Field(default=0, ge=0, le=8)
+    """Batches of instructions that the student answers while the teacher learns from an earlier one. 0 = exactly on-policy, and a resumed
+    run is the unbroken one bit for bit; 1 hides a slow student behind the learner and the other way round, at one update of staleness."""
     max_steps: int | None = Field(default=None, ge=0)
     """Updates of the teacher; None = the preset's (lab 50, hub 300: query rewriters were seen to collapse at 270 to 300,
     ConvSearch-R1 #6)."""

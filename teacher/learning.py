@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,39 @@ from exchange.records import Example
 from rewards.baseline import RawOutcomes
 from teacher.alarms import Alarms, diverged
 from teacher.algorithms import build_trainer, questions_a_batch, trl_config
+from teacher.config import TrainConfig
 from teacher.parts import COUNTED_AS, Parts
 from teacher.policy import end_ids, load_model
+from teacher.processes import Processes
 from teacher.query_filter import choose, settled
-from teacher.rewarder import Rewarder
+from teacher.rewarder import Follower, Rewarder
+from teacher.run_directory import RunDirectory
 from teacher.validation import Validator
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the main process tells the others, once there is something to learn."""
+
+    config: TrainConfig
+    run: Path
+    start: Path
+    checkpoint: Path | None
+    rows: list[dict[str, Any]]
+
+
+def follow(processes: Processes) -> None:
+    """All that a process other than the main one does of a run: learn with it, when it comes to that."""
+    task: Task | None = processes.share(None)
+    if task is None:
+        return
+    model, tokenizer = load_model(str(task.start))
+    follower = Follower(processes)
+    build_trainer(
+        task.config, RunDirectory(task.run), model, tokenizer, start=task.start, rows=task.rows, reward=follower.score,
+        begin=follower.begin, on_step=lambda *_: None, on_validate=lambda *_: None, on_saved=lambda *_: None, stop=bool,
+        processes=processes,
+    ).train(resume_from_checkpoint=str(task.checkpoint) if task.checkpoint else None)  # fmt: skip
 
 
 class Learning:
@@ -37,11 +67,11 @@ class Learning:
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
             student=seen.student, params=seen.params, reward=seen.reward.observed, raw=raw_seen, harm_penalty=price,
-            samples=seen.config.student.samples,
+            samples=seen.config.student.samples, asked=parts.ledger.asked,
         )  # fmt: skip
         self.rewarder = Rewarder(
             parts.train, self.tokenizer, end_ids(self.model, self.tokenizer), student=parts.student, params=parts.params,
-            reward=parts.reward, raw=raw, harm_penalty=price, samples=samples, record=parts.record,
+            reward=parts.reward, raw=raw, harm_penalty=price, samples=samples, record=parts.record, processes=parts.processes,
         )  # fmt: skip
 
     def __call__(self) -> Validator:
@@ -58,18 +88,26 @@ class Learning:
         if self.validator.parted and not run.ended:
             self._note_the_end()
         if done >= (parts.config.max_steps or 0) or run.ended:
+            parts.processes.share(None)
             return self.validator  # a Trainer that resumes at its last step would take one more
         rows = [
             {"prompt": [message.model_dump() for message in parts.prompt.messages(example.public())], "example_id": example.id}
             for example in self._questions()
         ]
+        parts.processes.share(Task(parts.config, run.path, self.start, checkpoint[1] if checkpoint else None, rows))
         trainer = build_trainer(
-            parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score, on_step=self._on_step,
-            on_validate=self._on_validate, on_saved=self.validator.prune, stop=lambda: bool(parts.stop.number) or self._at_an_end(),
+            parts.config, run, self.model, self.tokenizer, start=self.start, rows=rows, reward=self.rewarder.score,
+            begin=self.rewarder.begin, on_step=self._on_step, on_validate=self._on_validate, on_saved=self.validator.prune,
+            stop=lambda: bool(parts.stop.number) or self._at_an_end(), processes=parts.processes,
         )  # fmt: skip
+        # While student calls are in flight on the trainer's loop, all others go there too: they share the limit on concurrency.
+        self.validator.run_async = lambda asked: asyncio.run_coroutine_threadsafe(asked, trainer.async_loop).result()
         parts.stop.graceful = True
-        with self._errors_in_words():
-            trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+        try:
+            with self._errors_in_words():
+                trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+        finally:
+            self.rewarder.drop()
         parts.stop.graceful = False
         if not parts.stop.number:
             self._note_the_end()

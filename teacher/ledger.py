@@ -36,6 +36,11 @@ class Ledger:
     def counts(self) -> dict[str, Any]:
         return {key: self.before.get(key, 0) + value for key, value in self.student.stats.as_dict().items()}
 
+    def asked(self) -> dict[str, int]:
+        """Calls so far, and requests: those that a cache or an equal request in flight answered too."""
+        counts = self.counts()
+        return {"calls": counts["calls"], "requests": counts["calls"] + counts["cache_hits"]}
+
     def judges_counts(self) -> dict[str, Any]:
         """A block `judges` for the summary; empty where no judge is a client that is called."""
         counts = {

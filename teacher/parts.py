@@ -20,6 +20,7 @@ from student_clients.budget import ACCOUNT, NANO
 from student_clients.errors import StudentAuthError, StudentBadRequest, StudentError, StudentUnknownModel
 from teacher.config import TrainConfig
 from teacher.ledger import Ledger
+from teacher.processes import Processes
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory
 
@@ -126,6 +127,7 @@ class Parts:
     stop: StopSignal
     measuring: Panel
     """Who answers in validation and evaluation: the training student, unless another one is named."""
+    processes: Processes
 
     def booked(self, section: str = "") -> dict[str, float]:
         """What the run's account says it cost; a process that was killed took its own count with it. Empty where nothing is booked."""

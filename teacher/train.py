@@ -17,6 +17,7 @@ from typing import Any
 from exchange.command import run_command
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
 from teacher.config import TrainConfig, resolve
+from teacher.processes import Processes
 
 
 class StopSignal:
@@ -79,6 +80,21 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     return {**estimate(config, calls, trains=True), "validation_student": seen}
 
 
+def follow_main(processes: Processes) -> int:
+    """The life of a process other than the main one. It ends with the main process, whose signals and errors are everybody's."""
+    from teacher.learning import follow
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the main process gets them too, and stops all with a checkpoint
+    try:
+        follow(processes)
+    except RuntimeError as error:
+        if "closed by peer" not in str(error) and "reset by peer" not in str(error):
+            raise
+        return 1  # the main process has said why it ended
+    return 0
+
+
 def body(argv: list[str] | None) -> int:
     epilog = "settings (also in a YAML file):\n" + "\n".join(
         f"  --{name}={default}\n      {text}" for name, default, text in setting_docs(TrainConfig)
@@ -93,6 +109,9 @@ def body(argv: list[str] | None) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would cost, then stop")
     args, rest = parse_known(parser, argv)
+    processes = Processes()
+    if not processes.main:  # under torchrun; the main process answers for the command line
+        return follow_main(processes)
 
     from teacher.run_directory import MAY_CHANGE, RunDirectory, find_unfinished
 
@@ -118,7 +137,7 @@ def body(argv: list[str] | None) -> int:
 
     with StopSignal() as stop:
         try:
-            train(config, run, stop)
+            train(config, run, stop, processes)
         except KeyboardInterrupt:
             print("teacher.train: stopped; go on with --resume", file=sys.stderr)
     return 128 + stop.number if stop.number else 0

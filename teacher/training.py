@@ -31,6 +31,7 @@ from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Panel, Parts, Progress
 from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
+from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, git_commit, mark_complete, write_json
 from teacher.validation import Validator
 from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
@@ -81,7 +82,8 @@ def warm_start(parts: Parts) -> Path:
         parts.progress.say(f"warm start: {len(given)} instructions from {warm.file}")
     if warm is not None and rows:
         work = run.path / "warm_start_work"
-        model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
+        with parts.processes.alone():
+            model = fine_tune(model, tokenizer, rows, warm, seed=config.seed, work=work, peft_config=lora_config(config))
         shutil.rmtree(work, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(folder)
@@ -205,7 +207,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     return result
 
 
-def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> dict[str, Any] | None:
+def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal, processes: Processes) -> dict[str, Any] | None:
     """Run all phases and return the summary; None where a signal stopped the run (it can be resumed).
 
     Raises SettingError before anything was started, RunError after.
@@ -261,7 +263,8 @@ def train(config: TrainConfig, run: RunDirectory | None, stop: StopSignal) -> di
                 train_set, validation_set = draft_all(config, run, panel, measuring, train_set, validation_set)
                 train_set = all_that_fit(config, train_set)
             parts = Parts(
-                config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop, measuring
+                config, run, train_set, validation_set, prompt, panel.student, panel.params, panel.reward, ledger, progress, stop,
+                measuring, processes,
             )  # fmt: skip
             return phases(parts)
         except BudgetExhausted as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from rewards.episode import beside, correct, worth
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
+
+Validated = tuple[list[Episode], dict[str, float | None]]
+"""A step's episodes, and the raw grade of each question where harm is charged."""
 
 
 class Validator:
@@ -47,7 +50,9 @@ class Validator:
         raw: RawOutcomes | None = None,
         harm_penalty: float = 0.0,
         samples: int = 1,
+        asked: Callable[[], dict[str, int]] = dict,
     ) -> None:
+        """`asked`: what the run has asked of its student so far, for the step's line."""
         self.run = run
         self.examples = examples
         self.tokenizer = tokenizer
@@ -59,6 +64,8 @@ class Validator:
         self.raw = raw
         self.harm_penalty = harm_penalty
         self.samples = samples
+        self.asked = asked
+        self.run_async: Callable[[Coroutine[Any, Any, Validated]], Validated] = asyncio.run
 
     def __call__(self, step: int, model: Any) -> float:
         """Validate `model` at `step`, keep it where it is the best so far, return the mean value.
@@ -66,7 +73,7 @@ class Validator:
         Raises RunError where no validation question could be scored.
         """
         policy = TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
-        episodes, raw = asyncio.run(self._episodes(policy))
+        episodes, raw = self.run_async(self._episodes(policy))
         values = [value for e in episodes if (value := worth(e)) is not None]
         if not values:
             reason = next((e.error for e in episodes if e.error), "no answer could be judged")
@@ -86,10 +93,10 @@ class Validator:
                 shutil.rmtree(folder)
             model.save_pretrained(folder)
             mark_complete(folder)
-        self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw)})
+        self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw), **self.asked()})
         return right
 
-    async def _episodes(self, policy: TransformersPolicy) -> tuple[list[Episode], dict[str, float | None]]:
+    async def _episodes(self, policy: TransformersPolicy) -> Validated:
         raw = await self.raw(self.examples) if self.raw is not None else {}
         episodes = await run_arm(
             "validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward, samples=self.samples
