@@ -30,7 +30,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 
 | command | does |
 |---|---|
-| `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and what the run would cost: calls, tokens, dollars, hours under the rate limits, memory; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one, whose budget, pacing, timeout, cache and optional arms may then be given anew |
+| `python -m teacher.train [CONFIG.yaml] [--a.b=value ...]` | trains a teacher; no config = the lab world. `--dry-run` prints the resolved config and what the run would cost: calls, tokens, dollars, hours under the rate limits, memory; `--resume` goes on with the newest unfinished run with the same settings, `--resume=RUN_DIR` with that one, whose budgets, pacing, timeout, cache and optional arms may then be given anew |
 | `python -m teacher.probe [CONFIG.yaml] [--samples N] [--a.b=value ...]` | before spending: how far instructions move the student, the gain within reach with its interval, and whether to train, for at most a twentieth of the run's calls; `probe.json` in a run directory; `--dry-run` |
 | `python -m teacher.evaluate [CONFIG.yaml \\| RUN_DIR] [--a.b=value ...]` | measures the arms on held-out questions; on a run directory it replaces the `eval` block of its summary.json and takes only `eval`, `budget`, `student.pacing`, `student.timeout_s` and `student.cache`; no argument = the teacher the server would take; `--dry-run` as above |
 | `python -m teacher.ab PROMPTS.jsonl [--teacher DIR] [--a.b=value ...]` | raw against taught on a file of prompts, paired and graded, no server needed; `--task.own.query`, `--task.own.answer`, `--task.own.answer_type` say how its rows are read; student, reward and budget are the teacher's run's unless set |
@@ -64,6 +64,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.w2sr [--only PART] [--seeds S ...] [--folder DIR]` | what W2SR's student learns from, on the lab's reasoning world: variants, structure against accuracy, weak reasoners of several sizes; writes `benchmarks/results/w2sr.json` |
 | `python -m benchmarks.gsm8k_chains --out DIR [--writer NAME]` | four models' labelled GSM8K solutions as a recording for `weak.replay`, the questions split in two |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
+| `python -m benchmarks.resume [--kills N] [--kills-a-run K] [--seconds S] [--no-save]` | kill -9 at random moments, resumed each time: weights, metrics and account against the unbroken run; writes `benchmarks/results/resume.json` |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.

@@ -44,6 +44,7 @@ def trl_config(config: TrainConfig, output_dir: Path) -> Any:
         "save_total_limit": 2,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "run_name": output_dir.parent.name,
         "report_to": [name for name in config.run.report_to.split(",") if name != "none"],
         "remove_unused_columns": False,
         "disable_tqdm": True,
@@ -68,7 +69,8 @@ def trl_config(config: TrainConfig, output_dir: Path) -> Any:
     except (ValueError, TypeError) as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
     try:
-        get_reporting_integration_callbacks(args.report_to)
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()  # only so does it say that its package is missing
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"run.report_to={config.run.report_to!r}: {' '.join(str(error).split())}") from None
     # TRL keeps a generated batch over several steps and does not save it; a checkpoint inside one would resume differently.
@@ -112,11 +114,11 @@ def build_trainer(
     start: Path,
     rows: list[dict[str, Any]],
     reward: Callable[..., Any],
-    begin: Begin,
     on_step: Callable[[int, dict[str, float]], None],
     on_validate: Callable[[int, Any], None],
     on_saved: Callable[[int], None],
     stop: Callable[[], bool],
+    begin: Begin | None = None,
     processes: Processes | None = None,
 ) -> Any:
     """The algorithm's trainer, whose checkpoints carry a marker once they are whole.
@@ -128,6 +130,7 @@ def build_trainer(
     """
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
+    from transformers.integrations import TensorBoardCallback
     from trl import GRPOTrainer, RLOOTrainer
 
     class Hooks(TrainerCallback):
@@ -173,5 +176,8 @@ def build_trainer(
         )
     except ValueError as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(run.path / "tensorboard")
     trainer.remove_callback(PrinterCallback)  # its line a step is in metrics.jsonl
     return trainer

@@ -68,7 +68,14 @@ class RunConfig(Settings):
     dir: str | None = None
     """Run directory; None = a new one under WST_RUNS_DIR (default `runs`)."""
     report_to: str = "none"
-    """Trackers by TRL's names (tensorboard, trackio, wandb), comma separated."""
+    """Trackers by TRL's names (tensorboard, trackio, wandb), comma separated; tensorboard's events lie in the run's `tensorboard/`."""
+    sample_every: int | None = Field(default=None, ge=1)
+    """Steps between two looks at samples: the step's best, its worst and one more episode are printed. None = none; episodes.jsonl has
+    all of them."""
+    push_to_hub: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    """Hub repository (OWNER/NAME) that takes the finished teacher with its model card; login by HF_TOKEN or `hf auth login`."""
+    hub_private: bool = True
+    """Whether a repository that is made for it is private."""
 
 
 class WarmStartConfig(Settings):
@@ -209,6 +216,7 @@ OWNED_BY_US = {
     "save_strategy": "eval.every",
     "output_dir": "run.dir",
     "report_to": "run.report_to",
+    "push_to_hub": "run.push_to_hub",
     "logging_steps": "nothing: every step is logged",
     "logging_strategy": "nothing: every step is logged",
     "remove_unused_columns": "nothing: the reward reads the columns",

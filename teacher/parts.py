@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from exchange.command import RunError
 from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example
 from exchange.settings import SettingError
+from rewards.episode import worth
 from rewards.rubric import Rubric
 from store import Store
 from student_clients import CountingStudent, make_student, sampling
@@ -144,3 +146,23 @@ class Parts:
         """Log paid episodes and what they cost."""
         self.run.append("episodes.jsonl", *({"step": step, **episode.model_dump(mode="json")} for episode in episodes))
         self.ledger.save()
+        every = self.config.run.sample_every
+        if every is not None and step and step % every == 0:
+            for line in samples(episodes, random.Random(step)):
+                self.progress.say(f"step {step}: {line}")
+
+
+def samples(episodes: Sequence[Episode], rng: random.Random) -> list[str]:
+    """A line each for the best, the worst and one more episode of a step: what it was worth, the question's turn as the student saw it, the
+    instruction, the answer."""
+    scored = sorted((e for e in episodes if worth(e) is not None), key=lambda e: worth(e) or 0.0)
+    shown = [scored[-1], scored[0], rng.choice(scored)] if scored else []
+
+    def short(text: str | None, width: int) -> str:
+        return repr(" ".join((text or "").split())[:width])
+
+    return [
+        f"{worth(e):+.2f} {short(e.messages[-1].content, 200)} instructed by {short(e.instruction.text, 160)} -> "
+        f"{short(e.completions[0].text, 120)}"
+        for e in shown
+    ]

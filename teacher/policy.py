@@ -204,8 +204,8 @@ class LoadedTeacher:
 
 
 def teacher_sha256(folder: Path) -> str:
-    """One sum over every file of the folder but its manifest: all of them decide a teacher's words."""
-    parts = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(MANIFEST)]
+    """One sum over every file of the folder but its manifest and its card: all others decide a teacher's words."""
+    parts = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(MANIFEST) and p.name != "README.md"]
     return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in parts).encode()).hexdigest()
 
 

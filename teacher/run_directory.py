@@ -10,6 +10,7 @@
         checkpoints/     checkpoint-N/ from TRL, warm_start/ and best-N/ model folders; each whole one holds a file `complete`
         teacher/         the best teacher (teacher.json is written last)
         budget.sqlite3   what was spent, where the student costs money; validation-budget.sqlite3 on the one that validates
+        tensorboard/     its events, where run.report_to names it
         evaluation.jsonl, report.html, report.md, report.json    every answer of the evaluation, and what it shows
         summary.json     written last of all: a run that has one is finished
 
@@ -187,7 +188,8 @@ class RunDirectory:
     def drop_after(self, step: int) -> None:
         """Forget what a killed process left beyond `step`: torn checkpoints, later lines of the logs, later best teachers."""
         for folder in self.checkpoints.iterdir():
-            torn = folder.is_dir() and not (folder / COMPLETE).exists()
+            ours = folder.name == "warm_start" or folder.name.startswith(("checkpoint-", "best-"))
+            torn = ours and folder.is_dir() and not (folder / COMPLETE).exists()
             if torn or (folder.name.startswith("best-") and int(folder.name.rpartition("-")[2]) > step):
                 shutil.rmtree(folder)
         for name in ("metrics.jsonl", "episodes.jsonl", "validation.jsonl", "alarms.jsonl"):

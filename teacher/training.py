@@ -26,12 +26,13 @@ from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
 from teacher.drafts import drafted
 from teacher.evaluate import check_before, evaluate, publish
+from teacher.hub import card, check_login, push, write_card
 from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Panel, Parts, Progress
 from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
 from teacher.processes import Processes
-from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
+from teacher.run_directory import COMPLETE, RunDirectory, git_commit, mark_complete, write_json
 from teacher.validation import Validator
 from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
 
@@ -125,6 +126,7 @@ def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
     train_set = task.load(config.task, "train", config.task.train_size)
     validation_set = task.load(config.task, "validation", config.task.validation_size)
     check_before(config.measured())
+    check_login(config)
     if config.teacher.warm_start is not None and config.teacher.warm_start.file is not None:
         logged_rows(config.teacher.warm_start.file, teacher_prompt(config))
     needed = questions_a_batch(trl_config(config, Path(os.devnull)))
@@ -192,12 +194,15 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         **parts.ledger.judges_counts(),
         "eval": summary.model_dump(mode="json"),
     }
+    write_card(run.teacher, card(seen.config, manifest, summary, git_commit()))
     write_json(run.path / "summary.json", result)
     validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
     print(
         f"best teacher: step {manifest['step']} of {config.max_steps}; {COUNTED_AS[config.reward.kind]} on validation after the warm start "
         f"{validated[0]:.1%}, at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
     )
+    if (address := push(run.teacher, config, manifest)) is not None:
+        print(f"pushed: {address}")
     print(f"teacher: {run.teacher}   student calls: {result['student']['calls']}   {result['wall_s']:.0f} s")
     return result
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exchange.settings import SettingError
-from teacher.policy import resolve_model
+from lab.weights_folder import resolve_model
 from weak_to_strong.divergence import Array
 
 

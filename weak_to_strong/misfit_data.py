@@ -115,8 +115,8 @@ def text_features(
     texts: list[str], model: str, batch_size: int, kept: Path | None, advance: Callable[[int], None] = lambda _: None
 ) -> Array:
     """(N, D) last-token states; where a file is given they are kept there and read again by a later run on the same model and texts."""
+    from lab.weights_folder import resolve_model
     from student_clients.embedded import model_fingerprint
-    from teacher.policy import resolve_model
     from weak_to_strong.features import last_token_states, load_backbone
 
     key = hashlib.sha256("\0".join([model_fingerprint(resolve_model(model)), *texts]).encode()).hexdigest()

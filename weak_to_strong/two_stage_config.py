@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from exchange.settings import SettingError
+from lab.weights_folder import resolve_model
 from student_clients import StudentConfig
 from tasks import TASKS, answer_type_of, has_gold
-from teacher.policy import resolve_model
 from weak_to_strong.agreement import KeyConfig
 from weak_to_strong.fine_tuning import FineTuneConfig
 from weak_to_strong.preference_tuning import PreferenceConfig

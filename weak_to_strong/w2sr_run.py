@@ -11,14 +11,13 @@ from typing import Any
 from evaluation.paired import arm_result
 from exchange.records import Example
 from exchange.settings import SettingError
-from lab.weights_folder import read_manifest
+from lab.weights_folder import read_manifest, resolve_model
 from student_clients import LAB_MODEL, StudentConfig, sampling
 from student_clients.embedded import model_folder
 from tasks import answer_type_of
 from tasks.static_texts import chain_of_thought
 from teacher.algorithms import trl_config
 from teacher.estimate import parameters
-from teacher.policy import resolve_model
 from weak_to_strong.ceiling import Reinforced, train_config
 from weak_to_strong.cost import Cost, asked, ratio
 from weak_to_strong.fine_tuning import fine_tune, rows_of
