@@ -11,19 +11,17 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
-from exchange.settings import from_environment
 from server import errors, routes_experiments, routes_health, routes_instruct, routes_openai
-from server.access import Access, SharedLimits
-from server.breaker import Breaker
+from server.access import Access
 from server.cache import InstructionCache
 from server.engine import TeacherEngine
 from server.experiments import Experiments, begin, open_events
 from server.keys import KeyRing
 from server.middleware import RequestBody, RequestIds
-from server.settings import ServerSettings
+from server.settings import ServerSettings, open_shared
+from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, Desk, ServedTeacher, Teachers
-from store import RedisStore, open_store
 from store.limits import RedisLimiter
 from teacher.remote import RemotePolicy
 
@@ -50,15 +48,10 @@ def make_desk(settings: ServerSettings, teacher: ServedTeacher, cache: Instructi
 def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping[str, ServedTeacher] | None = None) -> FastAPI:
     """The service around teachers that are ready to write: the default one, and `others` by name. `settings` must be validated; host, port
     and where teachers come from are not read here."""
-    store = (
-        open_store(from_environment("store", settings.store), timeout_s=settings.store_timeout_ms / 1000)
-        if settings.store is not None
-        else None
-    )
     timeout_s = settings.store_timeout_ms / 1000
-    breaker = Breaker(most_failures=1)  # shared: a store that hangs is waited for once and not once for each use
-    cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store, timeout_s=timeout_s, breaker=breaker)
-    limits = SharedLimits(RedisLimiter(store) if isinstance(store, RedisStore) else None, breaker, timeout_s)
+    store = open_shared(settings)
+    cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store, timeout_s=timeout_s)
+    limits = SharedLimits(RedisLimiter(store) if store is not None else None, timeout_s, others=[cache.breaker])
     keys = KeyRing(Path(settings.keys)) if settings.keys is not None else None
     served = {**(others or {}), DEFAULT: teacher}
     teachers = Teachers({name: make_desk(settings, one, cache) for name, one in served.items()})
@@ -96,7 +89,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         redirect_slashes=False,  # a redirect would be built from the caller's Host header
     )
     app.state.settings, app.state.teachers, app.state.students = settings, teachers, students
-    app.state.experiments = experiments
+    app.state.experiments, app.state.limits = experiments, limits
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_openai.router)

@@ -28,7 +28,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from exchange.command import run_command
 from exchange.records import Record
@@ -48,7 +48,7 @@ class Secret(Record):
     """One secret of a key, as its hash."""
 
     sha256: str
-    until: datetime | None = None
+    until: AwareDatetime | None = None
     """When it stops to work after a rotation; None = as long as the key."""
 
 
@@ -59,8 +59,8 @@ class Key(Record):
     """Keys of one tenant share cached instructions; tenants share nothing."""
     secrets: tuple[Secret, ...]
     scopes: tuple[Scope, ...]
-    created: datetime
-    expires: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
     revoked: bool = False
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
@@ -97,7 +97,10 @@ def read_keys(path: Path) -> KeyFile:
         raise SettingError(f"{path}: cannot be read ({error.strerror}); make one with `python -m server.keys create`") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingError(f"{path}: no file of keys ({'.'.join(map(str, first['loc']))}: {first['msg'][:100]})") from None
+        where, said = ".".join(map(str, first["loc"])), first["msg"][:100]
+        if first["type"] == "timezone_aware":
+            said = "a date and time needs its offset from UTC, as in 2030-01-31T12:00:00Z"
+        raise SettingError(f"{path}: no file of keys ({where}: {said})") from None
 
 
 class KeyRing:

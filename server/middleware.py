@@ -95,6 +95,7 @@ class RequestBody:
             headers = {"connection": "close"}
             return await error_response(408, message, scope["state"]["request_id"], headers)(scope, receive, send)
         if body is not None:
+            scope["state"]["read_bytes"] = len(body)
             await self._watched(scope, body, receive, send)
 
     async def _watched(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -20,7 +21,9 @@ from exchange.records import Source
 from server.errors import BrokenOffError, error_response
 from student_clients import errors
 from student_clients.errors import StudentError
+from student_clients.forwarding import ForwardedReply
 from student_clients.ledger import Forwarding
+from student_clients.token_bounds import BYTES_A_TOKEN
 
 REFUSES_THE_BODY = (400, 413, 422)
 """Statuses after which an instructed request is sent once more as it came: an instruction may be what made it too long. Nothing was
@@ -78,7 +81,7 @@ class PassedOn(Response):
 
     async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
         forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=self.onward)
-        async with forwarding as reply:
+        async with forwarding as reply, _counted(reply, scope, len(prepared.content)):
             headers = {**_renamed(reply.headers), **self._own_headers()}
             if self.fields.get("stream"):
                 await sent.start(reply.status, headers)
@@ -91,8 +94,6 @@ class PassedOn(Response):
                 content = b"".join([piece async for piece in reply.chunks()])
                 await sent.start(reply.status, {**headers, "content-length": str(len(content))})
                 await sent.piece(content)
-            if reply.usage is not None:  # what a key's limit of tokens is charged in the end
-                scope["state"]["tokens"] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         await sent.end()
 
     def _own_headers(self) -> dict[str, str]:
@@ -126,6 +127,17 @@ class PassedOn(Response):
         name = "event: error\n" if self.path == "responses" else ""
         await sent.piece(f"{name}data: {json.dumps(event)}\n\n".encode())
         raise BrokenOffError from None
+
+
+@asynccontextmanager
+async def _counted(reply: ForwardedReply, scope: Scope, sent_bytes: int) -> AsyncIterator[None]:
+    """Leave behind what a key's limit of tokens is charged in the end: what the student counted, else about what was sent and came, also
+    where the caller left in the middle."""
+    try:
+        yield
+    finally:
+        prompt = -(-sent_bytes // BYTES_A_TOKEN) if reply.usage is None else reply.usage.prompt_tokens
+        scope["state"]["tokens"] = prompt + reply.answer_tokens
 
 
 class WholeEvents:

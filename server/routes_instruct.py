@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from exchange.records import PublicExample
 from server.engine import FAILURES
-from server.errors import InvalidField
+from server.errors import InvalidField, error_reply
 from server.experiments import Experiments
 from server.keys import Caller
 from server.line import Instructed, instruct
@@ -82,8 +82,9 @@ async def post_instruct(
     caller: CallerOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
-    _check(body, settings, "query")
-    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, caller)
+    _check(body, request, settings)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s)
+    refuse_failure(caller, reply.degraded)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -99,24 +100,42 @@ async def post_instruct_batch(
     deadline_s: DeadlineOf,
     caller: CallerOf,
 ) -> InstructBatchReply:
-    """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
+    """Write instructions for several queries. One invalid item refuses the request, before any is served; one that fails degrades only
+    itself, and is an error in its place for a key that wants errors."""
     if len(body.items) > settings.max_batch_items:
         raise InvalidField("items", f"at most {settings.max_batch_items} items are taken at once")
     for index, item in enumerate(body.items):
-        _check(item, settings, f"items.{index}.query")
+        _check(item, request, settings, f"items.{index}.")
     request_id = request.state.request_id
-    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, caller) for i, item in enumerate(body.items))
+    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
-    return InstructBatchReply(items=tuple(replies), request_id=request_id)
+    return InstructBatchReply(items=tuple(_or_error(caller, reply) for reply in replies), request_id=request_id)
 
 
-def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
+def _or_error(caller: Caller, reply: InstructReply) -> InstructReply | ErrorReply:
+    """One item of a batch for this caller."""
+    try:
+        refuse_failure(caller, reply.degraded)
+    except HTTPException as error:
+        return error_reply(error.status_code, error.detail, reply.request_id)
+    return reply
+
+
+def _check(body: InstructRequest, request: Request, settings: ServerSettings, at: str = "") -> None:
+    """What can be told of a request before anything is done for it. `at`: where it stands in a batch."""
     if not body.query.strip():
-        raise InvalidField(field, "must not be blank")
+        raise InvalidField(f"{at}query", "must not be blank")
     if len(body.query) > settings.max_query_chars:
-        raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
+        raise InvalidField(f"{at}query", f"is longer than {settings.max_query_chars} characters")
+    if body.force_arm is None or body.experiment is None:
+        return
+    experiments: Experiments = request.app.state.experiments
+    running = experiments.find(tenant_of(request), body.experiment)
+    names = () if running is None else tuple(arm.name for arm in running.definition.arms)
+    if names and body.force_arm not in names:
+        raise InvalidField(f"{at}force_arm", f"{body.force_arm!r}: no such arm; known: {', '.join(sorted(names))}")
 
 
 async def treated(request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry) -> Treated:
@@ -136,15 +155,12 @@ async def treated(request: Request, example: PublicExample, desk: Desk, deadline
     return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
 
 
-async def _serve(
-    body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None, caller: Caller
-) -> InstructReply:
+async def _serve(body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None) -> InstructReply:
     started = perf_counter()
     # Without a unit every request is one of its own.
     entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
     done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry)
     done = done_for.instructed
-    refuse_failure(caller, done.degraded)
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,

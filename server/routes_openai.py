@@ -7,6 +7,7 @@ with the reason in `WST-Degraded`.
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from server.errors import NOT_JSON, InvalidField
-from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, read
+from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, TooComplexError, read
 from server.passing import PassedOn, Prepared
 from server.routes_instruct import caller_of, deadline_of, desk_of, refuse_failure, treated
 from server.treatment import Entry
@@ -26,6 +27,8 @@ from server.wire import ErrorReply
 router = APIRouter(prefix="/v1", responses={status: {"model": ErrorReply} for status in (400, 404, 413, 422, 502, 504)})
 
 OPTION_HEADERS = {f"wst-{name}": name for name in Options.model_fields}
+READ_ON_THE_LOOP = 1 << 16
+"""Bytes of a body that is read without handing it to a thread."""
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
@@ -79,10 +82,14 @@ async def _read(request: Request) -> ProxiedBody:
     # A page in a browser can send text/plain anywhere without asking, and JSON only where the server allows it.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(400, NOT_JSON)
+    content = await request.body()
     try:
-        return read(await request.body())
+        # Off the event loop where it takes longer than a thread costs.
+        return read(content) if len(content) <= READ_ON_THE_LOOP else await asyncio.to_thread(read, content)
     except NotJSONError:
         raise HTTPException(400, NOT_JSON) from None
+    except TooComplexError as error:
+        raise HTTPException(422, str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ascii(".".join([OWN_FIELD, *map(str, first["loc"])])[:200])[1:-1]
@@ -110,12 +117,13 @@ def _options(request: Request, given: Options) -> Options:
 async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Prepared:
     """The body to send, and what it carries."""
     state = request.app.state
+    model = state.settings.students[body.fields["model"]].model
     if not options.instruct:
-        return Prepared(body.raw, None, degraded="opted_out")
+        return Prepared(body.uninstructed(model), None, degraded="opted_out")
     if body.turn is None:
-        return Prepared(body.raw, None, degraded=body.bypass)
+        return Prepared(body.uninstructed(model), None, degraded=body.bypass)
     if len(body.turn.query) > state.settings.max_query_chars:
-        return Prepared(body.raw, None, degraded="query_too_long")
+        return Prepared(body.uninstructed(model), None, degraded="query_too_long")
     desk = desk_of(request, options.teacher)
     example = body.turn.example(request.state.request_id, options.task or desk.teacher.task)
     user = body.fields.get("user")
@@ -128,8 +136,8 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
         about["headers"] = {"WST-Experiment": done_for.experiment.id, "WST-Arm": quote(done_for.experiment.arm)}
         about["headers"]["WST-Outcome-Id"] = done_for.request_id
     if not done.instruction.text:
-        return Prepared(body.raw, None, degraded=done.degraded, **about)
-    return Prepared(body.instructed(done.instruction.text), body.raw, **about)
+        return Prepared(body.uninstructed(model), None, degraded=done.degraded, **about)
+    return Prepared(body.instructed(done.instruction.text, model), body.uninstructed(model), **about)
 
 
 def _onward(request: Request) -> dict[str, str]:

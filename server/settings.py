@@ -16,10 +16,12 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from exchange.settings import SettingError, Settings, load, read_yaml, setting_docs
+from exchange.settings import SettingError, Settings, from_environment, load, read_yaml, setting_docs
 from server.students import ServedStudent
 from server.teachers import TeacherSource
+from store import RedisStore, StoreError
 
+REDIS = ("redis://", "rediss://", "unix://")
 FLAGS = ("config", "host", "port", "teacher")
 """Flags with a value: the config file, and settings that are flags as well."""
 
@@ -105,6 +107,30 @@ class ServerSettings(Settings):
         if not loopback:
             raise ValueError("no keys are configured, so only loopback is served; use 127.0.0.1, ::1 or localhost")
         return host
+
+
+def store_url(settings: ServerSettings) -> str | None:
+    """The address of the Redis that replicas share. Raises SettingError where `store` means something else."""
+    if settings.store is None:
+        return None
+    url = from_environment("store", settings.store)
+    if not url.startswith(REDIS):
+        raise SettingError(
+            "store: only a Redis is shared by replicas; write redis://HOST:PORT/DB, rediss://… or unix://PATH, or leave it out for a server"
+            " that stands alone"
+        )
+    return url
+
+
+def open_shared(settings: ServerSettings) -> RedisStore | None:
+    """The Redis that replicas share, not yet connected; None where there is none. Raises SettingError."""
+    url = store_url(settings)
+    if url is None:
+        return None
+    try:
+        return RedisStore(url, timeout_s=settings.store_timeout_ms / 1000)
+    except (ValueError, StoreError) as error:
+        raise SettingError(f"store: {error}") from None
 
 
 def variable(name: str) -> str:

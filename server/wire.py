@@ -96,10 +96,25 @@ class InstructReply(Record):
     timings_ms: dict[str, float] = Field(description="total; queue: until the teacher began; teacher: its `generate`.")
 
 
-class InstructBatchReply(Record):
-    """One reply an item, in order; each has its own request id."""
+class ErrorDetail(Record):
+    """What went wrong, for programs (`type`) and for people (`message`)."""
 
-    items: tuple[InstructReply, ...]
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorReply(Record):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+class InstructBatchReply(Record):
+    """One reply an item, in order; each has its own request id. One that failed is an error in its place, where the key has
+    `on_failure: error`."""
+
+    items: tuple[InstructReply | ErrorReply, ...]
     request_id: str
 
 
@@ -153,17 +168,3 @@ class ExperimentsReply(Record):
     """All of the caller's experiments, oldest first."""
 
     experiments: tuple[ExperimentReply, ...]
-
-
-class ErrorDetail(Record):
-    """What went wrong, for programs (`type`) and for people (`message`)."""
-
-    type: str
-    message: str
-    request_id: str
-
-
-class ErrorReply(Record):
-    """The one shape of every error."""
-
-    error: ErrorDetail

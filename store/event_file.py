@@ -87,6 +87,12 @@ class EventFile(SQLiteFile):
             rows = connection.execute(query, (topic, after, limit)).fetchall()
         return [(row[0], _event(row[1:])) for row in rows]
 
+    def count(self, topic: str, upto: int) -> int:
+        with self._opened() as connection:
+            query = "SELECT count(*) FROM events WHERE topic = ? AND seq <= ?"
+            count: int = connection.execute(query, (topic, upto)).fetchone()[0]
+        return count
+
     def count_pending(self) -> int:
         with self._opened() as connection:
             count: int = connection.execute("SELECT count(*) FROM events WHERE pending = 1").fetchone()[0]
@@ -157,12 +163,12 @@ def _by_id(connection: sqlite3.Connection, event_id: str) -> Event | None:
 
 
 def _take(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    """The stream's word goes before ours."""
-    names = COLUMNS.split(", ")[1:]
-    changes, same = (sep.join(f"{name} {sign} excluded.{name}" for name in names) for sep, sign in ((", ", "="), (" AND ", "IS")))
+    """The stream's word goes before ours. What it replaces comes behind all that stands, so that who reads on from a place sees it."""
+    rows = [_row(event) for event in events]
+    same = " AND ".join(f"{name} IS ?" for name in COLUMNS.split(", ")[1:])
+    connection.executemany(f"DELETE FROM events WHERE id = ? AND NOT ({same})", rows)
     # Most of what comes back is our own, unchanged: not worth a write.
     connection.executemany(
-        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0)"
-        f" ON CONFLICT (id) DO UPDATE SET {changes}, pending = 0 WHERE pending = 1 OR NOT ({same})",
-        [_row(event) for event in events],
+        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0) ON CONFLICT (id) DO UPDATE SET pending = 0 WHERE pending = 1",
+        rows,
     )

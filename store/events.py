@@ -92,17 +92,34 @@ class EventLog:
 
     async def get(self, event_id: str) -> Event | None:
         """The event of that id, if this replica or, with a Redis that answers, another one has it."""
-        found = await self._in_thread(self._file.get, event_id)
-        while found is None and await self.exchange():
-            found = await self._in_thread(self._file.get, event_id)
-        return found
+        return await self._sought(self._file.get, event_id)
 
     async def first(self, topic: str, subject: str, kind: str) -> Event | None:
         """The first event of that kind about a subject; looks at other replicas where there is none."""
-        found = await self._in_thread(self._file.first, topic, subject, kind)
-        while found is None and await self.exchange():
-            found = await self._in_thread(self._file.first, topic, subject, kind)
+        return await self._sought(self._file.first, topic, subject, kind)
+
+    async def _sought(self, look: Callable[..., Event | None], *arguments: str) -> Event | None:
+        """What `look` finds here, or in what the other replicas had written when it was asked for: what they write meanwhile is not
+        waited for, else a busy stream would keep the caller for ever."""
+        found = await self._in_thread(look, *arguments)
+        if found is not None or self._stream is None or self._redis_error is not None:
+            return found
+        try:
+            end = await self._stream.end()
+        except StoreError as error:
+            self._failed(error)
+            return None
+        while found is None:
+            behind = _later(end, await self._in_thread(self._file.cursor))
+            more = behind and await self.exchange()
+            found = await self._in_thread(look, *arguments)
+            if not more:
+                break
         return found
+
+    async def count(self, topic: str, upto: int) -> int:
+        """Events of a topic up to a place. Fewer than were read up to there = some of those were replaced, and come again behind it."""
+        return await self._in_thread(self._file.count, topic, upto)
 
     async def read(self, topic: str, *, after: int = 0, limit: int = PAGE) -> list[tuple[int, Event]]:
         """(place, event) of a topic in order of arrival at this replica, behind place `after`. Fewer than `limit` = the end."""
@@ -240,3 +257,9 @@ class EventLog:
         if self._redis_error is not None:
             log.warning("Redis answers again")
         self._redis_error = None
+
+
+def _later(place: str, other: str) -> bool:
+    """Whether `place` lies behind `other` in a stream; empty = before its first entry."""
+    first, second = (tuple(int(part) for part in one.split("-")) if one else () for one in (place, other))
+    return first > second

@@ -53,5 +53,10 @@ class RedisStream:
             return True, []
         return False, found[1:] if after else found
 
+    async def end(self) -> str:
+        """The place of the last entry; empty where there is none."""
+        entries = await self._server._ask(lambda server: server.xrevrange(self._keys[0], count=1))
+        return entries[0][0].decode() if entries else ""
+
     async def aclose(self) -> None:
         await self._server.aclose()

@@ -64,12 +64,18 @@ class UsageReader:
 
     def __init__(self, *, events: bool) -> None:
         self.usage: Usage | None = None
+        self.bytes = 0
+        """Of the body, so far."""
+        self.events = 0
+        """Of a stream, so far: about as many tokens, where the server sends one each."""
         self._events = events
         self._held = bytearray()
 
     def feed(self, piece: bytes) -> None:
         self._held += piece
+        self.bytes += len(piece)
         if self._events:
+            self.events += piece.count(b"data:")
             *lines, self._held = self._held.split(b"\n")
             for line in lines:
                 self._read(line)
