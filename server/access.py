@@ -66,7 +66,7 @@ class Access:
         wanted = scope_of(scope["path"])
         if wanted not in key.scopes and "admin" not in key.scopes:
             return await error_response(403, f"this key has no scope {wanted!r}", request_id)(scope, receive, send)
-        scope["state"]["caller"] = Caller(id=key_id, tenant=key.tenant, scopes=key.scopes, on_failure=key.on_failure)
+        scope["state"]["caller"] = key.caller(key_id)
         if key.quota == Quota():
             return await self.app(scope, receive, send)
         await self._limited(key_id, key, scope, receive, send)

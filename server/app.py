@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 from server import errors, routes_experiments, routes_health, routes_instruct, routes_openai
 from server.access import Access
+from server.budgets import Budgets
 from server.cache import InstructionCache
 from server.engine import TeacherEngine
 from server.experiments import Experiments, begin, open_events
@@ -22,8 +23,10 @@ from server.settings import ServerSettings, open_shared
 from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, Desk, ServedTeacher, Teachers
+from store import SQLiteStore
 from store.limits import RedisLimiter
 from teacher.remote import RemotePolicy
+from teacher.run_directory import runs_dir
 
 # FastAPI's telemetry is on by default, its log records carry the text of exceptions, and an inherited FASTAPI_OTEL_AUTO_CONFIGURE would
 # export them. Queries are private: nothing leaves unless this says so.
@@ -52,6 +55,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     store = open_shared(settings)
     cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store, timeout_s=timeout_s)
     limits = SharedLimits(RedisLimiter(store) if store is not None else None, timeout_s, others=[cache.breaker])
+    budgets = Budgets(store or SQLiteStore(runs_dir() / "spent.db"), timeout_s=timeout_s)
     keys = KeyRing(Path(settings.keys)) if settings.keys is not None else None
     served = {**(others or {}), DEFAULT: teacher}
     teachers = Teachers({name: make_desk(settings, one, cache) for name, one in served.items()})
@@ -68,6 +72,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         await teachers.aclose()
         await cache.aclose()
         await limits.aclose()
+        await budgets.aclose()
         for student in students.values():
             await student.aclose()
         if store is not None:
@@ -89,7 +94,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         redirect_slashes=False,  # a redirect would be built from the caller's Host header
     )
     app.state.settings, app.state.teachers, app.state.students = settings, teachers, students
-    app.state.experiments, app.state.limits = experiments, limits
+    app.state.experiments, app.state.limits, app.state.budgets = experiments, limits, budgets
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_openai.router)

@@ -194,7 +194,8 @@ def _members(text: str, at: int, *, whole: bool = False) -> Iterator[tuple[str, 
 
 def _elements(text: str, at: int) -> tuple[list[Any], tuple[tuple[int, int], ...], int]:
     """(values, places, end) of the array that begins at `at`."""
-    values, places = [], []
+    values: list[Any] = []
+    places: list[tuple[int, int]] = []
     at = _skip(text, at + 1)
     while text[at] != "]":
         value, end = _decode(text, at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -20,10 +20,12 @@ from starlette.types import Receive, Scope, Send
 from exchange.records import Source
 from server.errors import BrokenOffError, error_response
 from student_clients import errors
+from student_clients.budget import UNBILLED
 from student_clients.errors import StudentError
 from student_clients.forwarding import ForwardedReply
 from student_clients.ledger import Forwarding
 from student_clients.token_bounds import BYTES_A_TOKEN
+from student_clients.usage import Usage
 
 REFUSES_THE_BODY = (400, 413, 422)
 """Statuses after which an instructed request is sent once more as it came: an instruction may be what made it too long. Nothing was
@@ -57,13 +59,17 @@ class PassedOn(Response):
         headers: Mapping[str, str],
         request_id: str,
         started: float,
+        settle: Callable[[Usage | None], None] = lambda usage: None,
     ) -> None:
+        """`settle` is told what the request took, once it is over; None = nobody knows."""
+        self.settle = settle
         self.student, self.path, self.fields, self.prepared = student, path, fields, prepared
         self.onward, self.request_id, self.started = headers, request_id, started
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = Sent(send)
+        failure: StudentError | None = None
         try:
             try:
                 await self._pass_on(self.prepared, sent, scope)
@@ -75,9 +81,12 @@ class PassedOn(Response):
                 self.prepared = raw
                 await self._pass_on(raw, sent, scope)
         except StudentError as error:
+            failure = error
             if sent.begun:
                 await self._break_off(error, sent)
             await self._fail(error)(scope, receive, send)
+        finally:
+            self.settle(scope["state"].get("usage") if failure is None else Usage() if isinstance(failure, UNBILLED) else None)
 
     async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
         forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=self.onward)
@@ -136,8 +145,10 @@ async def _counted(reply: ForwardedReply, scope: Scope, sent_bytes: int) -> Asyn
     try:
         yield
     finally:
-        prompt = -(-sent_bytes // BYTES_A_TOKEN) if reply.usage is None else reply.usage.prompt_tokens
-        scope["state"]["tokens"] = prompt + reply.answer_tokens
+        about = {"prompt_tokens": -(-sent_bytes // BYTES_A_TOKEN), "completion_tokens": reply.answer_tokens}
+        usage = Usage.model_validate(about) if reply.usage is None else reply.usage
+        scope["state"]["usage"] = usage
+        scope["state"]["tokens"] = usage.prompt_tokens + usage.completion_tokens
 
 
 class WholeEvents:

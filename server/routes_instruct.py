@@ -11,16 +11,18 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from exchange.records import PublicExample
+from server.budgets import UNKNOWN, Budgets, Held
 from server.engine import FAILURES
 from server.errors import InvalidField, error_reply
 from server.experiments import Experiments
 from server.keys import Caller
-from server.line import Instructed, instruct
+from server.line import Instructed, instruct, passed_through
 from server.routes_experiments import tenant_of
 from server.settings import ServerSettings
 from server.teachers import Desk, Teachers
 from server.treatment import Entry, Treated, treat
 from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
+from student_clients.token_bounds import BYTES_A_TOKEN
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
 
@@ -65,6 +67,31 @@ def refuse_failure(caller: Caller, degraded: str | None) -> None:
         raise HTTPException(503, f"no instruction: {degraded}", headers={"Retry-After": "1", "WST-Degraded": degraded})
 
 
+def budgets_of(request: Request) -> Budgets:
+    """The keys' budgets."""
+    budgets: Budgets = request.app.state.budgets
+    return budgets
+
+
+def refuse_spent(request: Request, held: Held | None) -> None:
+    """Raises a 429, or a 503 where the budget cannot be asked, for a caller that would rather hear of it than have the raw messages."""
+    if held is None or held.refused is None or caller_of(request).on_failure != "error":
+        return
+    told = {"WST-Degraded": held.refused}
+    if held.refused == UNKNOWN:
+        raise HTTPException(503, "the budget of this key cannot be asked now; try again", headers={"Retry-After": "1", **told})
+    after = str(budgets_of(request).retry_after_s())
+    raise HTTPException(429, "the budget of this key for today (UTC) is spent", headers={"Retry-After": after, **told})
+
+
+async def _spent(request: Request) -> str | None:
+    """Why the caller's budget allows no instruction; None where it does. Raises HTTPException."""
+    held = await budgets_of(request).reserve(caller_of(request), tokens=-(-request.scope["state"]["read_bytes"] // BYTES_A_TOKEN))
+    refuse_spent(request, held)
+    return None if held is None else held.refused
+
+
+SpentOf = Annotated[str | None, Depends(_spent)]
 CallerOf = Annotated[Caller, Depends(caller_of)]
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
 DeskOf = Annotated[Desk, Depends(_desk)]
@@ -80,10 +107,11 @@ async def post_instruct(
     desk: DeskOf,
     deadline_s: DeadlineOf,
     caller: CallerOf,
+    spent: SpentOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
     _check(body, request, settings)
-    reply = await _serve(body, request, request.state.request_id, desk, deadline_s)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, spent)
     refuse_failure(caller, reply.degraded)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
@@ -99,6 +127,7 @@ async def post_instruct_batch(
     desk: DeskOf,
     deadline_s: DeadlineOf,
     caller: CallerOf,
+    spent: SpentOf,
 ) -> InstructBatchReply:
     """Write instructions for several queries. One invalid item refuses the request, before any is served; one that fails degrades only
     itself, and is an error in its place for a key that wants errors."""
@@ -107,7 +136,7 @@ async def post_instruct_batch(
     for index, item in enumerate(body.items):
         _check(item, request, settings, f"items.{index}.")
     request_id = request.state.request_id
-    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s) for i, item in enumerate(body.items))
+    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, spent) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
@@ -138,8 +167,11 @@ def _check(body: InstructRequest, request: Request, settings: ServerSettings, at
         raise InvalidField(f"{at}force_arm", f"{body.force_arm!r}: no such arm; known: {', '.join(sorted(names))}")
 
 
-async def treated(request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry) -> Treated:
-    """What a request gets: its arm's treatment where it takes part in an experiment, else the instruction of `desk`'s teacher."""
+async def treated(
+    request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry, spent: str | None = None
+) -> Treated:
+    """What a request gets: its arm's treatment where it takes part in an experiment, else the instruction of `desk`'s teacher, who is not
+    asked where the budget is `spent`."""
     state, tenant = request.app.state, tenant_of(request)
     teachers: Teachers = state.teachers
     experiments: Experiments = state.experiments
@@ -148,18 +180,23 @@ async def treated(request: Request, example: PublicExample, desk: Desk, deadline
         asked = desk if sha256 is None else teachers.by_sha256(sha256)
         if asked is None:
             return None
-        done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
+        if spent is not None:
+            done = passed_through(example, spent)
+        else:
+            done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
         return done, TeacherName(id=asked.teacher.id, sha256=asked.teacher.sha256)
 
-    capture = request.scope["state"].get("capture_text", state.settings.capture_text)
+    capture = state.settings.capture_text or caller_of(request).capture_text
     return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
 
 
-async def _serve(body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None) -> InstructReply:
+async def _serve(
+    body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None, spent: str | None
+) -> InstructReply:
     started = perf_counter()
     # Without a unit every request is one of its own.
     entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
-    done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry)
+    done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry, spent)
     done = done_for.instructed
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(

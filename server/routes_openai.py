@@ -8,6 +8,7 @@ with the reason in `WST-Degraded`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +18,16 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from server.budgets import Held
 from server.errors import NOT_JSON, InvalidField
 from server.openai_body import OWN_FIELD, NotJSONError, Options, ProxiedBody, TooComplexError, read
 from server.passing import PassedOn, Prepared
-from server.routes_instruct import caller_of, deadline_of, desk_of, refuse_failure, treated
+from server.routes_instruct import budgets_of, caller_of, deadline_of, desk_of, refuse_failure, refuse_spent, treated
 from server.treatment import Entry
 from server.wire import ErrorReply
+from student_clients.budget import Price
+from student_clients.token_bounds import BYTES_A_TOKEN, TOKENS_A_PROMPT, answer_tokens_at_most
+from student_clients.usage import Usage
 
 router = APIRouter(prefix="/v1", responses={status: {"model": ErrorReply} for status in (400, 404, 413, 422, 502, 504)})
 
@@ -71,11 +76,30 @@ async def _forwarded(request: Request, path: str) -> Response:
         raise InvalidField("model", "must name one of the models that GET /v1/models lists")
     if name not in request.app.state.students:
         raise HTTPException(404, "this server has no such model; GET /v1/models lists them")
-    prepared = await _prepare(request, body, options)
+    held, settle = await _reserve(request, body, name)
+    prepared = await _prepare(request, body, options, held.refused if held is not None else None)
     return PassedOn(
         request.app.state.students[name], path, body.fields, prepared,
-        headers=_onward(request), request_id=request.state.request_id, started=started,
+        headers=_onward(request), request_id=request.state.request_id, started=started, settle=settle,
     )  # fmt: skip
+
+
+async def _reserve(request: Request, body: ProxiedBody, name: str) -> tuple[Held | None, Callable[[Usage | None], None]]:
+    """(what the request has set aside of its key's budgets, how to book what it cost). Raises HTTPException."""
+    caller, budgets = caller_of(request), budgets_of(request)
+    price: Price | None = request.app.state.settings.students[name].price
+    if price is None and caller.dollars_per_day is not None:
+        raise HTTPException(403, "this key has a budget in dollars, and the server knows no price of this model (students.NAME.price)")
+    most = 0 if price is None else price.nano(TOKENS_A_PROMPT + len(body.raw), answer_tokens_at_most(body.fields))
+    held = await budgets.reserve(caller, tokens=-(-len(body.raw) // BYTES_A_TOKEN), nano=most)
+    refuse_spent(request, held)
+
+    def settle(usage: Usage | None) -> None:
+        if usage is not None:  # else it may have been billed: what was set aside stays so
+            cost = 0 if price is None else price.nano(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
+            budgets.settle(held, tokens=usage.prompt_tokens + usage.completion_tokens, nano=cost)
+
+    return held, settle
 
 
 async def _read(request: Request) -> ProxiedBody:
@@ -114,8 +138,8 @@ def _options(request: Request, given: Options) -> Options:
     return given.model_copy(update=changes) if changes else given
 
 
-async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Prepared:
-    """The body to send, and what it carries."""
+async def _prepare(request: Request, body: ProxiedBody, options: Options, spent: str | None) -> Prepared:
+    """The body to send, and what it carries. `spent`: why the budget allows no instruction."""
     state = request.app.state
     model = state.settings.students[body.fields["model"]].model
     if not options.instruct:
@@ -128,7 +152,7 @@ async def _prepare(request: Request, body: ProxiedBody, options: Options) -> Pre
     example = body.turn.example(request.state.request_id, options.task or desk.teacher.task)
     user = body.fields.get("user")
     unit = options.unit or (user.encode("utf-8", "replace").decode()[:200] if isinstance(user, str) and user else request.state.request_id)
-    done_for = await treated(request, example, desk, deadline_of(request), Entry(unit, options.experiment))
+    done_for = await treated(request, example, desk, deadline_of(request), Entry(unit, options.experiment), spent)
     done = done_for.instructed
     refuse_failure(caller_of(request), done.degraded)
     about: dict[str, Any] = {"source": done.instruction.source, "teacher_s": done.answer.seconds}

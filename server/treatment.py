@@ -20,7 +20,7 @@ from exchange.records import Instruction, PublicExample
 from server.engine import Answer
 from server.errors import InvalidField
 from server.experiments import Experiments, Running
-from server.line import Instructed
+from server.line import Instructed, passed_through
 from server.wire import Assignment as ArmOf
 from server.wire import TeacherName
 
@@ -139,8 +139,7 @@ def measured(done: Instructed, seconds: float) -> dict[str, float]:
 async def _taught(ask: Ask, sha256: str | None, example: PublicExample) -> Treated:
     asked = await ask(sha256)
     if asked is None:  # the server was started again with other teachers
-        raw = Instruction(text="", source="passthrough")
-        return Treated(Instructed(raw, compose(example, raw), "teacher_not_loaded", Answer()), None, None, example.id)
+        return Treated(passed_through(example, "teacher_not_loaded"), None, None, example.id)
     done, teacher = asked
     return Treated(done, None if done.degraded is not None else teacher, None, example.id)
 
