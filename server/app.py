@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 
-from server import errors, routes_experiments, routes_health, routes_instruct, routes_openai
+from server import errors, routes_experiments, routes_health, routes_instruct, routes_modes, routes_openai
 from server.access import Access
 from server.budgets import Budgets
 from server.cache import InstructionCache
@@ -19,7 +19,10 @@ from server.engine import TeacherEngine
 from server.experiments import Experiments, begin, open_events
 from server.keys import KeyRing
 from server.middleware import RequestBody, RequestIds
+from server.mode_watch import watch_modes
+from server.modes import Modes
 from server.settings import ServerSettings, open_shared
+from server.shadow import Shadows
 from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, Desk, ServedTeacher, Teachers
@@ -62,13 +65,16 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     students = make_students(settings.students)
     events = open_events(settings)
     experiments = Experiments(events)
+    modes, shadows = Modes(events, experiments), Shadows(events)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = await begin(experiments, settings)
+        watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
         yield
-        watching.cancel()
-        await asyncio.wait([watching])
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
+        await shadows.aclose()
         await teachers.aclose()
         await cache.aclose()
         await limits.aclose()
@@ -95,9 +101,11 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     )
     app.state.settings, app.state.teachers, app.state.students = settings, teachers, students
     app.state.experiments, app.state.limits, app.state.budgets = experiments, limits, budgets
+    app.state.modes, app.state.shadows, app.state.keys = modes, shadows, keys
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_openai.router)
     app.include_router(routes_experiments.router)
+    app.include_router(routes_modes.router)
     app.include_router(routes_health.router)
     return app

@@ -158,6 +158,11 @@ class Experiments:
             changed = await self.stop(changed, "guardrail")
         return changed
 
+    def watched_units(self, running: Running) -> int:
+        """Units whose exposures the guardrails have seen; 0 where the experiment has none."""
+        watch = self._watches.get((running.tenant, running.definition.id))
+        return 0 if watch is None else watch.of.units
+
     def assign(self, running: Running, unit: str, *, forced: str | None = None) -> Assignment:
         """The unit's arm. Raises ValueError for a forced arm that does not exist."""
         return assign(running.allocation, unit, forced=forced)

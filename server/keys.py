@@ -141,6 +141,11 @@ class KeyRing:
             return None
         return form[1], key
 
+    def named(self, key_id: str) -> Key | None:
+        """The key of that id, whatever became of it."""
+        self._look()
+        return self._keys.get(key_id)
+
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
             found = self.path.stat()

@@ -60,9 +60,10 @@ class PassedOn(Response):
         request_id: str,
         started: float,
         settle: Callable[[Usage | None], None] = lambda usage: None,
+        saw: Callable[[tuple[str, str]], None] = lambda snapshot: None,
     ) -> None:
-        """`settle` is told what the request took, once it is over; None = nobody knows."""
-        self.settle = settle
+        """Once the request is over, `settle` is told what it took (None = nobody knows), and `saw` which version of the student it was."""
+        self.settle, self.saw = settle, saw
         self.student, self.path, self.fields, self.prepared = student, path, fields, prepared
         self.onward, self.request_id, self.started = headers, request_id, started
         self.background = None
@@ -86,6 +87,8 @@ class PassedOn(Response):
                 await self._break_off(error, sent)
             await self._fail(error)(scope, receive, send)
         finally:
+            if (snapshot := scope["state"].get("snapshot")) is not None:
+                self.saw(snapshot)
             self.settle(scope["state"].get("usage") if failure is None else Usage() if isinstance(failure, UNBILLED) else None)
 
     async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
@@ -147,7 +150,7 @@ async def _counted(reply: ForwardedReply, scope: Scope, sent_bytes: int) -> Asyn
     finally:
         about = {"prompt_tokens": -(-sent_bytes // BYTES_A_TOKEN), "completion_tokens": reply.answer_tokens}
         usage = Usage.model_validate(about) if reply.usage is None else reply.usage
-        scope["state"]["usage"] = usage
+        scope["state"]["usage"], scope["state"]["snapshot"] = usage, reply.snapshot
         scope["state"]["tokens"] = usage.prompt_tokens + usage.completion_tokens
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from time import perf_counter
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from server.line import Instructed, instruct, passed_through
 from server.routes_experiments import tenant_of
 from server.settings import ServerSettings
 from server.teachers import Desk, Teachers
-from server.treatment import Entry, Treated, treat
+from server.treatment import Ask, Entry, Treated, treat
 from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
 from student_clients.token_bounds import BYTES_A_TOKEN
 
@@ -186,8 +187,28 @@ async def treated(
             done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
         return done, TeacherName(id=asked.teacher.id, sha256=asked.teacher.sha256)
 
+    entry = _by_mode(request, entry, example, ask)
     capture = state.settings.capture_text or caller_of(request).capture_text
     return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+
+
+def _by_mode(request: Request, entry: Entry, example: PublicExample, ask: Ask) -> Entry:
+    """How the mode of the caller's key changes what a request gets; a mode that instructs leaves a named experiment its way."""
+    caller = caller_of(request)
+    mode = request.app.state.modes.of(caller.tenant, caller.id)
+    if mode is None:
+        return entry
+    if mode.setting.mode == "shadow":
+
+        async def write() -> tuple[Instructed, str]:
+            asked = await ask(None)
+            assert asked is not None
+            return asked[0], asked[1].sha256
+
+        request.app.state.shadows.begin(caller.tenant, caller.id, example.id, entry.unit, write)
+    if mode.setting.mode in ("off", "shadow"):
+        return replace(entry, raw=f"mode_{mode.setting.mode}")
+    return entry if entry.experiment is not None else replace(entry, experiment=mode.experiment, mode=True)
 
 
 async def _serve(

@@ -81,7 +81,20 @@ async def _forwarded(request: Request, path: str) -> Response:
     return PassedOn(
         request.app.state.students[name], path, body.fields, prepared,
         headers=_onward(request), request_id=request.state.request_id, started=started, settle=settle,
+        saw=_snapshots(request, name),
     )  # fmt: skip
+
+
+def _snapshots(request: Request, student: str) -> Callable[[tuple[str, str]], None]:
+    """Takes note of the student's version for the mode of the caller's key."""
+    caller, modes = caller_of(request), request.app.state.modes
+
+    def saw(snapshot: tuple[str, str]) -> None:
+        mode = modes.of(caller.tenant, caller.id)
+        if mode is not None and mode.experiment is not None and modes.is_new_snapshot(mode, student, snapshot):
+            modes.take_note(mode, student, snapshot, request.app.state.teachers.default.teacher.sha256)
+
+    return saw
 
 
 async def _reserve(request: Request, body: ProxiedBody, name: str) -> tuple[Held | None, Callable[[Usage | None], None]]:

@@ -43,6 +43,10 @@ class Entry:
     experiment: str | None = None
     covariate: float | None = None
     force_arm: str | None = None
+    raw: str | None = None
+    """Why its key's mode gives it the raw messages; None = it does not."""
+    mode: bool = False
+    """Whether the experiment is its key's mode: then who is not in it is raw, and the arm's teacher is the request's own."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,22 @@ def _texts(example: PublicExample, treated: Treated, entry: Entry) -> dict[str, 
 
 async def _treated(example: PublicExample, ask: Ask, experiments: Experiments, tenant: str, entry: Entry) -> Treated:
     started = perf_counter()
+    if entry.raw is not None:
+        return Treated(passed_through(example, entry.raw), None, None, example.id)
     running = None if entry.experiment is None else experiments.find(tenant, entry.experiment)
     if running is None or running.status != "running":
+        if entry.mode:  # rolled back a moment ago, or not known to this replica yet
+            return Treated(passed_through(example, "mode_off"), None, None, example.id)
         return await _taught(ask, None, example)
     try:
         assignment = experiments.assign(running, entry.unit, forced=entry.force_arm)
     except ValueError as error:
         raise InvalidField("force_arm", str(error)) from None
     if assignment.arm is None:
+        if entry.mode:
+            return Treated(passed_through(example, "canary"), None, None, example.id)
         return await _taught(ask, None, example)
-    treated = await _arm(example, ask, running, assignment.arm)
+    treated = await _arm(example, ask, running, assignment.arm, own_teacher=entry.mode)
     done = treated.instructed
     content = {
         "source": done.instruction.source,
@@ -144,12 +154,12 @@ async def _taught(ask: Ask, sha256: str | None, example: PublicExample) -> Treat
     return Treated(done, None if done.degraded is not None else teacher, None, example.id)
 
 
-async def _arm(example: PublicExample, ask: Ask, running: Running, name: str) -> Treated:
+async def _arm(example: PublicExample, ask: Ask, running: Running, name: str, *, own_teacher: bool) -> Treated:
     """An arm's treatment; a stopped arm has the control's."""
     definition = running.definition
     arm = definition.arm(definition.control if name in running.stopped else name)
     if arm.teacher is not None:
-        return await _taught(ask, arm.teacher, example)
+        return await _taught(ask, None if own_teacher else arm.teacher, example)
     if arm.text is not None:
         instruction = guard(Instruction(text=arm.text, source="static")).instruction
     else:

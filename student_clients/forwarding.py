@@ -71,6 +71,11 @@ class ForwardedReply:
         self._on_usage = on_usage
 
     @property
+    def snapshot(self) -> tuple[str, str] | None:
+        """(model, system_fingerprint) of the answer, as far as it was read."""
+        return self._reader.snapshot
+
+    @property
     def answer_tokens(self) -> int:
         """Tokens of the answer so far: as the server counted, else about as many as came, an event of a stream each."""
         if self.usage is not None:

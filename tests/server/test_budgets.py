@@ -119,7 +119,7 @@ def test_tokens_a_day_of_instructions(file: Path, make: Make) -> None:
             ("passthrough", "over_budget"),
         ]
         assert got[1].json()["messages"] == [{"role": "user", "content": "x" * 29}]
-        assert client.post("/instruct/batch", json={"items": [{"query": "q"}]}, headers=bearer(hard)).status_code == 429
+        assert client.post("/instruct/batch", json={"items": [{"query": "q" * 40}]}, headers=bearer(hard)).status_code == 429
     assert len(policy.batches) == 2
 
 
