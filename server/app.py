@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 
 from server import errors, routes_experiments, routes_health, routes_instruct, routes_modes, routes_openai
@@ -18,6 +19,7 @@ from server.cache import InstructionCache
 from server.engine import TeacherEngine
 from server.experiments import Experiments, begin, open_events
 from server.keys import KeyRing
+from server.metrics import Metrics
 from server.middleware import RequestBody, RequestIds
 from server.mode_watch import watch_modes
 from server.modes import Modes
@@ -51,6 +53,25 @@ def make_desk(settings: ServerSettings, teacher: ServedTeacher, cache: Instructi
     return Desk(teacher, engine, cache)
 
 
+def gauges(state: State) -> Iterator[tuple[str, str, float]]:
+    """What `/metrics` looks up when it is asked."""
+    desks = state.teachers.desks()
+    yield "wst_teacher_queued", "Requests that no teacher has begun with.", sum(desk.engine.queued for desk in desks)
+    yield "wst_teacher_down", "Teachers that are left alone after failures.", sum(desk.engine.breaker.open for desk in desks)
+    yield "wst_cache_hits_total", "Instructions that came from the cache.", state.cache.hits
+    yield "wst_cache_misses_total", "Instructions that were not in the cache.", state.cache.misses
+    yield "wst_store_left_alone", "1 while the shared store is left alone after a failure.", float(state.limits.breaker.open)
+    yield "wst_store_owed", "Leases and costs that the shared store has still to be told.", len(state.limits.owed) + len(state.budgets.owed)
+    yield "wst_events_behind", "1 while the event log does not reach Redis.", float(state.experiments.events.redis_error is not None)
+    yield "wst_shadows_left_out_total", "Shadows that were not written because too many were.", state.shadows.left_out
+    yield (
+        "wst_holdback_alarms",
+        "Keys whose holdback shows no benefit any more.",
+        sum(bool(state.modes.noted(m).alarm) for m in state.modes.all()),
+    )
+    yield "wst_draining", "1 from the signal to end on.", float(state.draining)
+
+
 def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping[str, ServedTeacher] | None = None) -> FastAPI:
     """The service around teachers that are ready to write: the default one, and `others` by name. `settings` must be validated; host, port
     and where teachers come from are not read here."""
@@ -65,6 +86,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     students = make_students(settings.students)
     events = open_events(settings)
     experiments = Experiments(events)
+    metrics = Metrics(lambda: gauges(app.state))
     modes, shadows = Modes(events, experiments), Shadows(events)
 
     @asynccontextmanager
@@ -90,7 +112,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         description="Writes one instruction per query, so that the model you already use answers better.",
         lifespan=lifespan,
         middleware=[
-            Middleware(RequestIds),
+            Middleware(RequestIds, metrics=metrics),
             Middleware(Access, keys=keys, limits=limits, hosts=settings.hosts),
             Middleware(
                 RequestBody, limits={"": settings.max_body_bytes, "/v1/": settings.max_proxy_body_bytes}, time_s=settings.body_time_s
@@ -102,6 +124,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     app.state.settings, app.state.teachers, app.state.students = settings, teachers, students
     app.state.experiments, app.state.limits, app.state.budgets = experiments, limits, budgets
     app.state.modes, app.state.shadows, app.state.keys = modes, shadows, keys
+    app.state.metrics, app.state.cache, app.state.draining = metrics, cache, False
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_openai.router)

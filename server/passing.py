@@ -51,6 +51,7 @@ class PassedOn(Response):
 
     def __init__(
         self,
+        name: str,
         student: Forwarding,
         path: str,
         fields: Mapping[str, Any],
@@ -64,12 +65,14 @@ class PassedOn(Response):
     ) -> None:
         """Once the request is over, `settle` is told what it took (None = nobody knows), and `saw` which version of the student it was."""
         self.settle, self.saw = settle, saw
+        self.name = name
         self.student, self.path, self.fields, self.prepared = student, path, fields, prepared
         self.onward, self.request_id, self.started = headers, request_id, started
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = Sent(send)
+        asked = perf_counter()
         failure: StudentError | None = None
         try:
             try:
@@ -87,6 +90,10 @@ class PassedOn(Response):
                 await self._break_off(error, sent)
             await self._fail(error)(scope, receive, send)
         finally:
+            student_s = perf_counter() - asked
+            scope["state"]["apart_s"] = (scope["state"].get("apart_s") or 0.0) + student_s
+            usage = scope["state"].get("usage") or Usage()
+            scope["app"].state.metrics.answered(self.name, student_s, usage.prompt_tokens, usage.completion_tokens)
             if (snapshot := scope["state"].get("snapshot")) is not None:
                 self.saw(snapshot)
             self.settle(scope["state"].get("usage") if failure is None else Usage() if isinstance(failure, UNBILLED) else None)

@@ -139,6 +139,7 @@ async def post_instruct_batch(
     request_id = request.state.request_id
     serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, spent) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
+    request.scope["state"]["apart_s"] = None  # its items waited for the teacher together
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
     return InstructBatchReply(items=tuple(_or_error(caller, reply) for reply in replies), request_id=request_id)
@@ -189,7 +190,19 @@ async def treated(
 
     entry = _by_mode(request, entry, example, ask)
     capture = state.settings.capture_text or caller_of(request).capture_text
-    return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+    got = await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+    return _noted(request, got)
+
+
+def _noted(request: Request, got: Treated) -> Treated:
+    """For the metrics, and for the request's line in the log."""
+    done, about = got.instructed, got.experiment
+    arm = None if about is None else (tenant_of(request), about.id, about.arm)
+    request.app.state.metrics.instructed(done.instruction.source, done.degraded, done.answer.seconds, arm)
+    state = request.scope["state"]
+    state["apart_s"] = (state.get("apart_s") or 0.0) + done.answer.seconds
+    state["about"] = {"source": done.instruction.source, "degraded": done.degraded}
+    return got
 
 
 def _by_mode(request: Request, entry: Entry, example: PublicExample, ask: Ask) -> Entry:

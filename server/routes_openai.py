@@ -79,7 +79,7 @@ async def _forwarded(request: Request, path: str) -> Response:
     held, settle = await _reserve(request, body, name)
     prepared = await _prepare(request, body, options, held.refused if held is not None else None)
     return PassedOn(
-        request.app.state.students[name], path, body.fields, prepared,
+        name, request.app.state.students[name], path, body.fields, prepared,
         headers=_onward(request), request_id=request.state.request_id, started=started, settle=settle,
         saw=_snapshots(request, name),
     )  # fmt: skip

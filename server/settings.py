@@ -92,6 +92,11 @@ class ServerSettings(Settings):
     """Most items of one POST /instruct/batch (422 beyond)."""
     shutdown_grace_s: int = Field(default=10, ge=0, le=3600)
     """Seconds that running requests have to finish after SIGTERM or Ctrl-C."""
+    drain_delay_s: float = Field(default=1.0, ge=0.0, le=600.0)
+    """Seconds after SIGTERM in which /readyz says 503 and requests are taken still, so that who routes them goes elsewhere first. Ctrl-C
+    and a second signal do not wait."""
+    log_format: Literal["text", "json"] = "text"
+    """json = one object a line, with the request id and what the request was about in fields of their own."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """info logs one line a request (method, path, status, time, request id; never a body); warning leaves these out."""
 

@@ -170,6 +170,9 @@ class Teachers:
         """The desk of that name, None = the default one's; None where there is no such teacher."""
         return self._desks.get(name or DEFAULT)
 
+    def desks(self) -> list[Desk]:
+        return list(self._desks.values())
+
     def names(self) -> list[str]:
         return sorted(self._desks)
 
