@@ -12,45 +12,30 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.datastructures import State
 from starlette.middleware import Middleware
 
-from server import errors, routes_experiments, routes_health, routes_instruct, routes_modes, routes_openai
+from server import errors, routes_experiments, routes_health, routes_instruct, routes_modes, routes_openai, routes_teachers
 from server.access import Access
+from server.breaker import Breaker
 from server.budgets import Budgets
 from server.cache import InstructionCache
-from server.engine import TeacherEngine
 from server.experiments import Experiments, begin, open_events
 from server.keys import KeyRing
 from server.metrics import Metrics
 from server.middleware import RequestBody, RequestIds
 from server.mode_watch import watch_modes
 from server.modes import Modes
+from server.reload import Reloads, make_desk
 from server.settings import ServerSettings, open_shared
 from server.shadow import Shadows
 from server.shared_limits import SharedLimits
 from server.students import make_students
-from server.teachers import DEFAULT, Desk, ServedTeacher, Teachers
+from server.teachers import DEFAULT, ServedTeacher, Teachers
 from store import SQLiteStore
 from store.limits import RedisLimiter
-from teacher.remote import RemotePolicy
 from teacher.run_directory import runs_dir
 
 # FastAPI's telemetry is on by default, its log records carry the text of exceptions, and an inherited FASTAPI_OTEL_AUTO_CONFIGURE would
 # export them. Queries are private: nothing leaves unless this says so.
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
-
-
-def make_desk(settings: ServerSettings, teacher: ServedTeacher, cache: InstructionCache) -> Desk:
-    """A teacher with its own queue. One behind HTTP makes batches itself, so it is asked for one instruction a call."""
-    remote = isinstance(teacher.policy, RemotePolicy)
-    engine = TeacherEngine(
-        teacher.policy,
-        batch_size=1 if remote else settings.teacher_batch,
-        window_s=0.0 if remote else settings.batch_window_ms / 1000,
-        deadline_s=settings.deadline_ms / 1000,
-        max_queued=settings.max_queued,
-        lanes=settings.remote_concurrency if remote else settings.teacher_lanes,
-        late_join_s=0.0 if remote else settings.late_join_ms / 1000,
-    )
-    return Desk(teacher, engine, cache)
 
 
 def gauges(state: State) -> Iterator[tuple[str, str, float]]:
@@ -77,8 +62,9 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     and where teachers come from are not read here."""
     timeout_s = settings.store_timeout_ms / 1000
     store = open_shared(settings)
-    cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store, timeout_s=timeout_s)
-    limits = SharedLimits(RedisLimiter(store) if store is not None else None, timeout_s, others=[cache.breaker])
+    breaker = Breaker(most_failures=1)  # a store that hangs is waited for once and not once for each use
+    cache = InstructionCache(most=settings.cache_entries, ttl_s=settings.cache_ttl_s, store=store, timeout_s=timeout_s, breaker=breaker)
+    limits = SharedLimits(RedisLimiter(store) if store is not None else None, timeout_s, others=[breaker])
     budgets = Budgets(store or SQLiteStore(runs_dir() / "spent.db"), timeout_s=timeout_s)
     keys = KeyRing(Path(settings.keys)) if settings.keys is not None else None
     served = {**(others or {}), DEFAULT: teacher}
@@ -87,16 +73,19 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     events = open_events(settings)
     experiments = Experiments(events)
     metrics = Metrics(lambda: gauges(app.state))
+    reloads = Reloads(teachers, experiments, cache, settings)
     modes, shadows = Modes(events, experiments), Shadows(events)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
+        watching.append(await reloads.begin())
         yield
         for task in watching:
             task.cancel()
         await asyncio.wait(watching)
         await shadows.aclose()
+        await reloads.aclose()
         await teachers.aclose()
         await cache.aclose()
         await limits.aclose()
@@ -125,10 +114,12 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     app.state.experiments, app.state.limits, app.state.budgets = experiments, limits, budgets
     app.state.modes, app.state.shadows, app.state.keys = modes, shadows, keys
     app.state.metrics, app.state.cache, app.state.draining = metrics, cache, False
+    app.state.reloads = reloads
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_openai.router)
     app.include_router(routes_experiments.router)
     app.include_router(routes_modes.router)
+    app.include_router(routes_teachers.router)
     app.include_router(routes_health.router)
     return app

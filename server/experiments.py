@@ -115,6 +115,10 @@ class Experiments:
     def find(self, tenant: str, name: str) -> Running | None:
         return self._known.get((tenant, name))
 
+    def everybodys(self) -> list[Running]:
+        """Of all tenants."""
+        return list(self._known.values())
+
     def named(self, tenant: str, name: str) -> Running:
         """Raises Unknown, which names the others."""
         found = self.find(tenant, name)

@@ -47,7 +47,7 @@ def _loaded(request: Request) -> dict[str, str]:
     return teachers.loaded()
 
 
-def _no_foreign_page(request: Request) -> None:
+def no_foreign_page(request: Request) -> None:
     """A page of another site can make a browser send a POST without a body, and that is enough to stop an experiment."""
     if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise HTTPException(403, "a page of another site may not do this")
@@ -93,7 +93,7 @@ async def post_ramp(name: str, body: RampRequest, tenant: TenantOf, experiments:
     return _reply(await experiments.ramp(experiments.named(tenant, name), body.enrolled))
 
 
-@router.post("/experiments/{name}/stop", dependencies=[Depends(_no_foreign_page)])
+@router.post("/experiments/{name}/stop", dependencies=[Depends(no_foreign_page)])
 async def post_stop(name: str, tenant: TenantOf, experiments: ExperimentsOf, body: StopRequest | None = None) -> ExperimentReply:
     """End an experiment: no request enters any more, outcomes of those that did are still taken."""
     return _reply(await experiments.stop(experiments.named(tenant, name), (body or StopRequest()).reason))

@@ -225,8 +225,8 @@ def test_another_teacher_re_opens_the_question(tmp_path: Path) -> None:
         first = switch(client, "on")
     with online(tmp_path, guardrail_period_s=0.05) as client:
         teachers: Any = client.app.state.teachers  # type: ignore[attr-defined]
-        from server.app import make_desk
         from server.cache import InstructionCache
+        from server.reload import make_desk
         from server.settings import ServerSettings
 
         desk = make_desk(ServerSettings(), FakeTeacher(FakePolicy(), sha256="cd" * 32), InstructionCache(most=0, ttl_s=1))
