@@ -23,6 +23,7 @@ from server.metrics import Metrics
 from server.middleware import RequestBody, RequestIds
 from server.mode_watch import watch_modes
 from server.modes import Modes
+from server.privacy import keep_retention, redaction
 from server.reload import Reloads, make_desk
 from server.settings import ServerSettings, open_shared
 from server.shadow import Shadows
@@ -71,15 +72,17 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     teachers = Teachers({name: make_desk(settings, one, cache) for name, one in served.items()})
     students = make_students(settings.students)
     events = open_events(settings)
-    experiments = Experiments(events)
+    experiments = Experiments(events, redaction(settings.redact))
     metrics = Metrics(lambda: gauges(app.state))
     reloads = Reloads(teachers, experiments, cache, settings)
-    modes, shadows = Modes(events, experiments), Shadows(events)
+    modes, shadows = Modes(events, experiments), Shadows(events, experiments.redact)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
         watching.append(await reloads.begin())
+        if settings.retention_days is not None:
+            watching.append(asyncio.create_task(keep_retention(events, settings.retention_days)))
         yield
         for task in watching:
             task.cancel()

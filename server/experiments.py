@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,8 +71,9 @@ def event_id(*parts: str) -> str:
 class Experiments:
     """All tenants' experiments. Methods that write or read the log raise StoreError where it fails."""
 
-    def __init__(self, events: EventLog) -> None:
-        self.events = events
+    def __init__(self, events: EventLog, redact: Callable[[str], str] = lambda text: text) -> None:
+        """`redact` is given every text before it is kept."""
+        self.events, self.redact = events, redact
         self._known: dict[tuple[str, str], Running] = {}
         self._place = 0
         self._latest = 0.0
@@ -194,7 +196,10 @@ class Experiments:
         raise AssertionError("two requests of one nanosecond")
 
     async def capture(self, tenant: str, request_id: str, unit: str, content: dict[str, Any]) -> None:
-        """Keep a request's texts."""
+        """Keep a request's texts, redacted."""
+        texts = {name: self.redact(content[name]) for name in ("query", "system", "instruction") if content[name] is not None}
+        history = [{**turn, "content": self.redact(turn["content"])} for turn in content["history"]]
+        content = {**content, **texts, "history": history}
         name = event_id("text", tenant, request_id)
         await self.events.append([Event(name, text_topic(tenant), "text", time.time(), {"request_id": request_id, **content}, unit)])
 

@@ -15,8 +15,10 @@ from server.errors import InvalidField, Unknown
 from server.experiments import Experiments, Running
 from server.keys import Caller
 from server.outcomes import take
+from server.privacy import forget
 from server.teachers import Teachers
 from server.wire import (
+    ErasedReply,
     ErrorReply,
     ExperimentReply,
     ExperimentsReply,
@@ -138,6 +140,13 @@ async def post_outcomes(
             raise InvalidField("idempotency_key", "differs from the header Idempotency-Key")
         body = body.model_copy(update={"idempotency_key": idempotency_key})
     return await take(body, experiments, tenant)
+
+
+@router.delete("/units/{unit:path}")
+async def delete_unit(unit: str, tenant: TenantOf, experiments: ExperimentsOf) -> ErasedReply:
+    """Erase what is kept of a unit, on every replica: texts, shadows, exposures and outcomes. Reports then count without it. For keys with
+    the scope `admin`."""
+    return ErasedReply(erased=await forget(experiments.events, tenant, unit))
 
 
 def resolve(name: str, loaded: Mapping[str, str]) -> str:

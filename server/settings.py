@@ -55,6 +55,10 @@ class ServerSettings(Settings):
     """File of experiments, exposures and outcomes, on a local disk. None = events.db in WST_RUNS_DIR, made with the first experiment."""
     capture_text: bool = False
     """Whether queries and instructions are kept in the event log, for `teacher.collect`. Switch it on only where the users agreed."""
+    redact: str | None = None
+    """A function of yours, as module:function, that every text goes through before it is kept; it takes and gives a str. None = none."""
+    retention_days: int | None = Field(default=30, ge=1)
+    """Days after which kept texts and shadows are erased. None = never."""
     guardrail_period_s: float = Field(default=5.0, gt=0.0, le=3600.0)
     """Seconds between two checks of the experiments' guardrails."""
     deadline_ms: int = Field(default=2000, ge=1, le=60_000)

@@ -25,8 +25,8 @@ def shadow_topic(tenant: str, key: str) -> str:
 class Shadows:
     """Used on one event loop. The instruction is logged, since that is what the mode is for; the query is not."""
 
-    def __init__(self, events: EventLog) -> None:
-        self.events = events
+    def __init__(self, events: EventLog, redact: Callable[[str], str]) -> None:
+        self.events, self.redact = events, redact
         self.left_out = 0
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -45,7 +45,7 @@ class Shadows:
             content: dict[str, Any] = {
                 "request_id": request_id,
                 "unit": unit,
-                "instruction": done.instruction.text,
+                "instruction": self.redact(done.instruction.text),
                 "source": done.instruction.source,
                 "degraded": done.degraded,
                 "teacher": teacher,
@@ -55,6 +55,8 @@ class Shadows:
             await self.events.append([Event(name, shadow_topic(tenant, key), "shadow", time.time(), content, unit)])
         except StoreError as error:
             log.error("a shadow was not logged: %s", error)
+        except Exception as error:  # of the operator's redaction: the text is not kept, and its words not logged
+            log.error("a shadow was not logged: %s", type(error).__name__)
 
     async def aclose(self) -> None:
         if self._writing:

@@ -23,6 +23,7 @@ from server.experiments import Experiments, Running
 from server.line import Instructed, passed_through
 from server.wire import Assignment as ArmOf
 from server.wire import TeacherName
+from store import StoreError
 
 log = logging.getLogger("wst.server")
 
@@ -71,8 +72,10 @@ async def treat(example: PublicExample, ask: Ask, experiments: Experiments, *, t
         try:
             async with asyncio.timeout(LOG_S):
                 await experiments.capture(tenant, treated.request_id, entry.unit, _texts(example, treated, entry))
-        except Exception as error:
-            log.error("the texts of a request were not kept: %s", str(error) or type(error).__name__)
+        except StoreError as error:
+            log.error("the texts of a request were not kept: %s", error)
+        except Exception as error:  # of the operator's redaction, whose words may be the query's
+            log.error("the texts of a request were not kept: %s", type(error).__name__)
     return treated
 
 

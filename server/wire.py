@@ -141,6 +141,12 @@ class OutcomeReply(Record):
     duplicate: bool = Field(description="Whether it had been reported before.")
 
 
+class ErasedReply(Record):
+    """What was kept of a unit is gone."""
+
+    erased: int = Field(description="Events of the unit that this replica had.")
+
+
 class RampRequest(Record):
     """How many units take part from now on."""
 

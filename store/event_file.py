@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,8 @@ class Event:
         return Event(*json.loads(data))
 
 
+ERASED = "erased"
+"""The kind of what is left of an event that was erased: its id, topic and time, so that no copy of it can come back."""
 COLUMNS = "id, topic, kind, time, content, subject"
 
 
@@ -73,7 +76,27 @@ class EventFile(SQLiteFile):
 
     def get(self, event_id: str) -> Event | None:
         with self._opened() as connection:
-            return _by_id(connection, event_id)
+            found = _by_id(connection, event_id)
+        return None if found is None or found.kind == ERASED else found
+
+    def erase(self, of: Callable[[str], bool], subject: str | None, before: float | None) -> int:
+        """Leave of events nothing but that they were: those of the topics that `of` names, about `subject`, older than `before` (None = any).
+        How many there were."""
+        with self._opened() as connection:
+            connection.execute("PRAGMA secure_delete = ON")  # else the text stays in the file's free pages
+            with transaction(connection):
+                topics = [row[0] for row in connection.execute("SELECT DISTINCT topic FROM events")]
+                gone: list[Event] = []
+                for topic in filter(of, topics):
+                    query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND kind != ? AND subject = coalesce(?, subject) AND time < ?"
+                    rows = connection.execute(query, (topic, ERASED, subject, math.inf if before is None else before))
+                    gone += map(_event, rows)
+                left = [_row(Event(id=event.id, topic=event.topic, kind=ERASED, time=event.time)) for event in gone]
+                connection.executemany("DELETE FROM events WHERE id = ?", [(event.id,) for event in gone])
+                connection.executemany(f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,1)", left)
+            if gone:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds it too
+        return len(gone)
 
     def first(self, topic: str, subject: str, kind: str) -> Event | None:
         with self._opened() as connection:
@@ -83,14 +106,14 @@ class EventFile(SQLiteFile):
 
     def read(self, topic: str, after: int, limit: int) -> list[tuple[int, Event]]:
         with self._opened() as connection:
-            query = f"SELECT seq, {COLUMNS} FROM events WHERE topic = ? AND seq > ? ORDER BY seq LIMIT ?"
-            rows = connection.execute(query, (topic, after, limit)).fetchall()
+            query = f"SELECT seq, {COLUMNS} FROM events WHERE topic = ? AND seq > ? AND kind != ? ORDER BY seq LIMIT ?"
+            rows = connection.execute(query, (topic, after, ERASED, limit)).fetchall()
         return [(row[0], _event(row[1:])) for row in rows]
 
     def count(self, topic: str, upto: int) -> int:
         with self._opened() as connection:
-            query = "SELECT count(*) FROM events WHERE topic = ? AND seq <= ?"
-            count: int = connection.execute(query, (topic, upto)).fetchone()[0]
+            query = "SELECT count(*) FROM events WHERE topic = ? AND seq <= ? AND kind != ?"
+            count: int = connection.execute(query, (topic, upto, ERASED)).fetchone()[0]
         return count
 
     def count_pending(self) -> int:

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store.event_file import Event, EventFile
+from store.event_file import ERASED, Event, EventFile
 from store.protocol import StoreError
 from store.redis_stream import RedisStream
 
@@ -134,6 +134,12 @@ class EventLog:
             events += (event for _, event in page)
         return sorted(events, key=lambda event: (event.time, event.id))
 
+    async def erase(self, of: Callable[[str], bool], *, subject: str | None = None, before: float | None = None) -> int:
+        """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any), here and, as
+        soon as Redis answers, on every replica: their ids stay, so that no copy comes back. How many this replica had."""
+        await self.exchange()  # what only the others have so far
+        return await self._in_thread(self._file.erase, of, subject, before)
+
     async def pending(self) -> int:
         """Events that Redis has not taken yet; all events where there is no Redis."""
         return await self._in_thread(self._file.count_pending)
@@ -225,7 +231,7 @@ class EventLog:
         assert self._stream is not None
         earlier: dict[str, Event] = {}
         for at in range(0, len(events), PAGE):
-            replies = await self._stream.push([(event.id, event.packed()) for event in events[at : at + PAGE]])
+            replies = await self._stream.push([(event.id, event.packed(), event.kind == ERASED) for event in events[at : at + PAGE]])
             found = (Event.unpacked(reply) for reply in replies if reply is not None)
             earlier |= {event.id: event for event in found}
         self._answered()
