@@ -46,16 +46,16 @@ class Metrics:
 
     def __init__(self, gauges: Gauges = lambda: ()) -> None:
         self.registry = into = CollectorRegistry()
-        self._requests = Counter("wst_requests", "Requests by route and status.", ["route", "status"], registry=into)
+        self._requests = Counter("wst_requests_total", "Requests by route and status.", ["route", "status"], registry=into)
         what = "A request's whole time less the teacher's and the student's."
         self._overhead = Histogram("wst_overhead_seconds", what, ["route"], buckets=FAST, registry=into)
         self._teacher = Histogram("wst_teacher_seconds", "The wait for the teacher, its queue included.", buckets=SLOW, registry=into)
         what = "From a forwarded request to the end of its answer."
         self._student = Histogram("wst_student_seconds", what, buckets=SLOW, registry=into)
-        self._instructions = Counter("wst_instructions", "Conversations by who wrote the instruction.", ["source"], registry=into)
-        self._degraded = Counter("wst_degraded", "Conversations that went out raw, by reason.", ["reason"], registry=into)
-        self._arms = Counter("wst_arm_requests", "Exposures.", ["tenant", "experiment", "arm"], registry=into)
-        self._tokens = Counter("wst_student_tokens", "Tokens by kind: prompt, completion.", ["student", "kind"], registry=into)
+        self._instructions = Counter("wst_instructions_total", "Conversations by who wrote the instruction.", ["source"], registry=into)
+        self._degraded = Counter("wst_degraded_total", "Conversations that went out raw, by reason.", ["reason"], registry=into)
+        self._arms = Counter("wst_arm_requests_total", "Exposures.", ["tenant", "experiment", "arm"], registry=into)
+        self._tokens = Counter("wst_student_tokens_total", "Tokens by kind: prompt, completion.", ["student", "kind"], registry=into)
         self._known_arms: set[tuple[str, str, str]] = set()
         self.registry.register(_Now(gauges))
 

@@ -80,8 +80,8 @@ class EventFile(SQLiteFile):
         return None if found is None or found.kind == ERASED else found
 
     def erase(self, of: Callable[[str], bool], subject: str | None, before: float | None) -> int:
-        """Leave of events nothing but that they were: those of the topics that `of` names, about `subject`, older than `before` (None = any).
-        How many there were."""
+        """Leave of events nothing but that they were: those of the topics that `of` names, about `subject`, older than `before`
+        (None = any). How many there were."""
         with self._opened() as connection:
             connection.execute("PRAGMA secure_delete = ON")  # else the text stays in the file's free pages
             with transaction(connection):

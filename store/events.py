@@ -135,8 +135,8 @@ class EventLog:
         return sorted(events, key=lambda event: (event.time, event.id))
 
     async def erase(self, of: Callable[[str], bool], *, subject: str | None = None, before: float | None = None) -> int:
-        """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any), here and, as
-        soon as Redis answers, on every replica: their ids stay, so that no copy comes back. How many this replica had."""
+        """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any):
+        here and, as soon as Redis answers, on every replica. Their ids stay, so that no copy comes back. How many this replica had."""
         await self.exchange()  # what only the others have so far
         return await self._in_thread(self._file.erase, of, subject, before)
 

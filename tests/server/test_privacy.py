@@ -105,11 +105,12 @@ def test_texts_go_after_their_days(tmp_path: Path) -> None:
 
 def test_a_deletion_touches_no_other_tenant(file: Path, make: Make, tmp_path: Path) -> None:
     keys = {tenant: make(tenant=tenant, capture_text=True, scopes=("admin",)) for tenant in ("a", "ab", "a/b", "b")}
+    other = make()
     with served(file, event_log=str(tmp_path / "events.db")) as client:
         for key in keys.values():
             client.post("/instruct", json={"query": "q", "unit": "u"}, headers=bearer(key))
         assert client.delete("/units/u", headers=bearer(keys["a"])).json() == {"erased": 1}
-        assert client.delete("/units/u", headers=bearer(make())).status_code == 403
+        assert client.delete("/units/u", headers=bearer(other)).status_code == 403
     assert [len(texts(tmp_path / "events.db", f"texts/{tenant}")) for tenant in keys] == [0, 1, 1, 1]
 
 
