@@ -101,8 +101,13 @@ ROUTES = """
 | `POST /v1/chat/completions` | OpenAI's chat completions: the last user turn gets an instruction, the rest is forwarded as it stands; streams |
 | `POST /v1/responses` | OpenAI's responses, likewise |
 | `GET /v1/models`, `GET /v1/models/{name:path}` | the students that the proxy forwards to |
+| `DELETE /units/{unit:path}` | erases what is kept of a unit, on every replica: texts, shadows, exposures, outcomes; scope `admin` |
+| `GET /modes`, `GET /modes/{key}`, `PUT /modes/{key}` | how keys are served (below); `default` is the one of a server without keys; scope `admin` |
+| `GET /modes/{key}/shadow` | what the teacher wrote in a key's shadow, as JSON lines |
+| `GET /teachers`, `POST /teachers/{name}/reload` | who writes; `{"run": NAME}` loads that run's teacher (null: as configured) beside the old one and swaps them, 409 where it cannot be loaded and the old one serves on; every replica follows; scope `admin` |
 | `GET /livez` | 200 while the process lives |
-| `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded |
+| `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded. 503 from SIGTERM on, `WST_DRAIN_DELAY_S` before the listener closes |
+| `GET /metrics` | for Prometheus (below); scope `metrics` |
 | `GET /docs` | the OpenAPI page |
 
 Fields of the request: `query` (required), `system`, `history`, `task`, `student`; for experiments `unit` (who asks; none = every request is
@@ -120,6 +125,49 @@ An outcome: `request_id`, or `unit` and `experiment`; `metric`; `value`; `idempo
 happened (none = now): past the experiment's `attribution_window_s` since the request, or a unit's first one, it is refused. One value a
 request (or unit) and metric counts, several need a key each. Sent again it is `"duplicate": true`; with another value, 409. 404: what it is
 about was not served here. 422: not a metric of the experiment, or out of its range. 503: the event log fails, send it again.
+
+A key's budget: `tokens_per_day` and `dollars_per_day` (`python -m server.keys create --dollars-per-day 5`), by days of UTC. Dollars are of
+students with a `price`, reserved at a request's highest price and settled by its usage. Past it a key with `on_failure: error` gets 429 with
+`Retry-After`, others the raw messages (`over_budget`; where the account cannot be asked, `budget_unknown`), which still cost and are booked.
+
+### Modes
+
+`PUT /modes/KEY` `{"mode": "off|shadow|canary|on"}`; replicas follow within a second.
+
+| mode | serves |
+|---|---|
+| `off` | the raw messages (`mode_off`); the teacher is not asked |
+| `shadow` | the raw messages at once (`mode_shadow`); what the teacher would have written is logged, without the query |
+| `canary` | instructions to the share of units that the step says (`steps`, `step_s`, `step_units`), the others raw (`canary`); a broken guardrail switches it off, the last step switches it on (`promote`) |
+| `on` | instructions to all units but the `holdback` (0.05), which stays raw |
+
+A key whose mode nobody set is `on` without a holdback. Further fields: `metric` (what outcomes report, default the binary `success`),
+`guardrails`, `planned_n`, `alpha`. Canary and on are experiments (`experiment` in the reply): their exposures, outcomes and report are like
+any other's. `benefit` says that the holdback's interval lay above 0; `alarm`, that it reaches 0 after that, lies below it, or still holds 0 with
+`planned_n` units. Another `model` or `system_fingerprint` in the student's answers, or another teacher, begins a new measurement.
+
+### Metrics
+
+| metric | labels | is |
+|---|---|---|
+| `wst_requests_total` | route, status | requests |
+| `wst_overhead_seconds` | route | a request's whole time less the teacher's and the student's (not of batches) |
+| `wst_teacher_seconds` | | the wait for the teacher, its queue included |
+| `wst_student_seconds` | | from a forwarded request to the end of its answer |
+| `wst_instructions_total` | source | conversations, by `source` |
+| `wst_degraded_total` | reason | those that went out raw, by the reason in `WST-Degraded` |
+| `wst_arm_requests_total` | tenant, experiment, arm | exposures; past 200 arms `other` |
+| `wst_student_tokens_total` | student, kind | tokens, `prompt` and `completion` |
+| `wst_teacher_queued`, `wst_teacher_down` | | requests that no teacher has begun with; teachers left alone after failures |
+| `wst_cache_hits_total`, `wst_cache_misses_total` | | of the instruction cache |
+| `wst_store_left_alone`, `wst_store_owed` | | whether the shared store is left alone after a failure; what it has still to be told |
+| `wst_events_behind` | | 1 while the event log does not reach Redis |
+| `wst_shadows_left_out_total` | | shadows not written because too many were |
+| `wst_holdback_alarms` | | keys whose holdback shows no benefit any more |
+| `wst_draining` | | 1 from the signal to end on |
+
+Each worker and replica is scraped by itself. `WST_LOG_FORMAT=json` writes a line a request as an object: `request_id`, `method`, `path`, `status`,
+`ms`, `overhead_ms`, `key`, `source`, `degraded`. No metric and no line holds a body.
 
 ### The proxy
 

@@ -149,6 +149,11 @@ class GuardrailWatch:
         self.experiment = experiment
         self._log = LogBuilder(arm.name for arm in experiment.arms)
 
+    @property
+    def units(self) -> int:
+        """Units of which any of the guardrails' metrics was seen."""
+        return len(self._log.units)
+
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
             for row in guardrail_rows(event, self.experiment):

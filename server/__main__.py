@@ -13,15 +13,18 @@ import asyncio
 import difflib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from server.keys import read_keys
+from server.logs import set_up
 from server.settings import FLAGS, ServerSettings, read_settings, variables_help
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
@@ -126,13 +129,28 @@ def serve(settings: ServerSettings, teachers: dict[str, ServedTeacher], listener
     teacher = teachers[DEFAULT]
     ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
 
+    app = create_app(settings, teacher, teachers)
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
+            self.loop = asyncio.get_running_loop()
             print(ready, flush=True)
 
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """SIGTERM: not ready first, then no new connections, then the end. A second signal: the end."""
+            if app.state.draining:
+                self.should_exit = self.force_exit = True
+            elif sig == signal.SIGTERM and settings.drain_delay_s and self.started:
+                app.state.draining = True
+                self._captured_signals.append(sig)
+                self.loop.call_soon_threadsafe(self.loop.call_later, settings.drain_delay_s, setattr, self, "should_exit", True)
+                return
+            app.state.draining = True
+            super().handle_exit(sig, frame)
+
     config = uvicorn.Config(
-        create_app(settings, teacher, teachers),
+        app,
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,
@@ -164,8 +182,7 @@ def main(argv: Sequence[str]) -> int:
         teacher = load_all(settings)[DEFAULT]
         print(f"good: teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) for {url(settings.host, settings.port)}")
         return 0
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
-    logging.getLogger("wst").setLevel(settings.log_level.upper())
+    set_up(level=settings.log_level, as_json=settings.log_format == "json")
     with bind(settings) as listener:
         serve(settings, load_all(settings), listener)
     return 0

@@ -6,19 +6,17 @@ is not named here as open or by a scope needs a key with the scope `admin`, so t
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.breaker import Breaker
 from server.errors import error_response
 from server.keys import Caller, Key, KeyRing
 from server.keys import Scope as KeyScope
-from store.limits import Limiter, MemoryLimiter, Quota, Verdict
-from store.protocol import StoreError
+from server.shared_limits import SharedLimits
+from store.limits import Quota, Verdict
 
 OPEN = ("/livez", "/readyz")
 """What orchestrators ask, who have no key; it tells nothing of any tenant."""
@@ -40,47 +38,6 @@ REFUSED = {
 def scope_of(path: str) -> KeyScope:
     """The scope that a path asks for."""
     return next((name for start, name in SCOPE_OF if path == start or path.startswith(f"{start}/")), "admin")
-
-
-class SharedLimits:
-    """Limits in the store, and in this process while the store fails."""
-
-    def __init__(self, shared: Limiter | None, breaker: Breaker, timeout_s: float) -> None:
-        self.shared, self.breaker, self.timeout_s = shared, breaker, timeout_s
-        self.local = MemoryLimiter()
-        self._giving: set[asyncio.Task[None]] = set()
-
-    async def take(self, caller: str, quota: Quota, lease: str, tokens: int) -> Verdict:
-        if self.shared is not None and self.breaker.allows():
-            try:
-                async with asyncio.timeout(self.timeout_s):  # the wait for a free connection too
-                    verdict = await self.shared.take(caller, quota, lease, tokens=tokens)
-                self.breaker.succeeded()
-                return verdict
-            except (StoreError, TimeoutError):
-                self.breaker.failed()
-        return await self.local.take(caller, quota, lease, tokens=tokens)
-
-    def give_back(self, caller: str, quota: Quota, lease: str, tokens: int) -> None:
-        """Behind the caller's back: its answer does not wait for it. Nothing to do where nothing is held and nothing to settle."""
-        if quota.concurrency is None and not tokens:
-            return
-        giving = asyncio.create_task(self._give_back(caller, quota, lease, tokens))
-        self._giving.add(giving)
-        giving.add_done_callback(self._giving.discard)
-
-    async def _give_back(self, caller: str, quota: Quota, lease: str, tokens: int) -> None:
-        await self.local.give_back(caller, quota, lease, tokens=tokens)  # without effect where it was not taken there
-        if self.shared is not None and self.breaker.allows():
-            try:
-                async with asyncio.timeout(self.timeout_s):
-                    await self.shared.give_back(caller, quota, lease, tokens=tokens)
-            except (StoreError, TimeoutError):  # the lease ends by time
-                self.breaker.failed()
-
-    async def aclose(self) -> None:
-        if self._giving:
-            await asyncio.wait(self._giving)
 
 
 class Access:
@@ -109,7 +66,7 @@ class Access:
         wanted = scope_of(scope["path"])
         if wanted not in key.scopes and "admin" not in key.scopes:
             return await error_response(403, f"this key has no scope {wanted!r}", request_id)(scope, receive, send)
-        scope["state"]["caller"] = Caller(id=key_id, tenant=key.tenant, scopes=key.scopes, on_failure=key.on_failure)
+        scope["state"]["caller"] = key.caller(key_id)
         if key.quota == Quota():
             return await self.app(scope, receive, send)
         await self._limited(key_id, key, scope, receive, send)
@@ -131,7 +88,8 @@ class Access:
         try:
             await self.app(scope, receive, send_telling)
         finally:
-            self.limits.give_back(key_id, key.quota, lease, scope["state"].get("tokens", tokens) - tokens)
+            read = scope["state"].get("read_bytes", 0) // BYTES_A_TOKEN  # a body in chunks says no length beforehand
+            await self.limits.give_back(key_id, key.quota, lease, scope["state"].get("tokens", max(read, tokens)) - tokens)
 
     def _known_host(self, headers: Headers) -> bool:
         given = headers.getlist("host")

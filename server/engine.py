@@ -135,6 +135,11 @@ class TeacherEngine:
             if not ticket.wanted():
                 self._leave(ticket)
 
+    async def idle(self) -> None:
+        """Return once nobody waits and nothing is written: for a teacher that no request can reach any more."""
+        while running := {lane for lane in self._running if not lane.done()}:
+            await asyncio.wait(running)
+
     async def aclose(self) -> None:
         """Stop asking. The server calls it after the last request."""
         running = {lane for lane in self._running if not lane.done()}

@@ -79,10 +79,14 @@ class BrokenOffError(ConnectionError):
 
 
 def error_response(status: int, message: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The error reply. `message` may hold lone surrogates from a caller's field name; JSON over UTF-8 cannot."""
+    """The response that says `error_reply`."""
+    return JSONResponse(error_reply(status, message, request_id).model_dump(), status, headers)
+
+
+def error_reply(status: int, message: str, request_id: str) -> ErrorReply:
+    """The one shape of an error. `message` may hold lone surrogates from a caller's field name; JSON over UTF-8 cannot."""
     kind = TYPES.get(status, "error")
-    detail = ErrorDetail(type=kind, message=message.encode("utf-8", "replace").decode(), request_id=request_id)
-    return JSONResponse(ErrorReply(error=detail).model_dump(), status, headers)
+    return ErrorReply(error=ErrorDetail(type=kind, message=message.encode("utf-8", "replace").decode(), request_id=request_id))
 
 
 def install(app: FastAPI) -> None:

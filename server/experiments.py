@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +19,9 @@ from pydantic import ValidationError
 from evaluation.assignment import Allocation, Assignment, assign
 from evaluation.experiment import Experiment
 from evaluation.online import TOPIC, ArmStop, GuardrailWatch, OnlineReport, Status, data_topic, exported, report, text_topic
-from exchange.settings import SettingError, from_environment
+from exchange.settings import SettingError
 from server.errors import Conflict, Unknown
-from server.settings import ServerSettings
+from server.settings import ServerSettings, store_url
 from store import Event, EventLog, StoreError
 from teacher.run_directory import runs_dir
 
@@ -53,6 +54,15 @@ class Running:
         return self.definition.allocation(enrolled=self.enrolled, salt=self.tenant)
 
 
+@dataclass
+class _Watch:
+    """A guardrail watch and how far it has read."""
+
+    of: GuardrailWatch
+    place: int = 0
+    read: int = 0
+
+
 def event_id(*parts: str) -> str:
     """An id that differs wherever the parts do."""
     return json.dumps(parts, separators=(",", ":"))
@@ -61,19 +71,27 @@ def event_id(*parts: str) -> str:
 class Experiments:
     """All tenants' experiments. Methods that write or read the log raise StoreError where it fails."""
 
-    def __init__(self, events: EventLog) -> None:
-        self.events = events
+    def __init__(self, events: EventLog, redact: Callable[[str], str] = lambda text: text) -> None:
+        """`redact` is given every text before it is kept."""
+        self.events, self.redact = events, redact
         self._known: dict[tuple[str, str], Running] = {}
         self._place = 0
-        self._watches: dict[tuple[str, str], tuple[GuardrailWatch, int]] = {}
+        self._latest = 0.0
+        """Time of the latest event about experiments that was taken over."""
+        self._watches: dict[tuple[str, str], _Watch] = {}
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> None:
         """Take over what this process or another has written about experiments."""
         async with self._refreshing:
             while page := await self.events.read(TOPIC, after=self._place):
-                for place, event in page:
-                    self._place = place
+                came = [event for _, event in page]
+                # Out of order where another replica's event came late, or one of ours gave way to it: then all is told again, in order.
+                if any(event.time < self._latest for event in came):
+                    self._known, came = {}, await self.events.read_all(TOPIC)
+                self._place = page[-1][0]
+                for event in sorted(came, key=lambda event: (event.time, event.id)):
+                    self._latest = max(self._latest, event.time)
                     try:
                         self._apply(event)
                     except (ValidationError, KeyError) as error:
@@ -98,6 +116,10 @@ class Experiments:
 
     def find(self, tenant: str, name: str) -> Running | None:
         return self._known.get((tenant, name))
+
+    def everybodys(self) -> list[Running]:
+        """Of all tenants."""
+        return list(self._known.values())
 
     def named(self, tenant: str, name: str) -> Running:
         """Raises Unknown, which names the others."""
@@ -142,6 +164,11 @@ class Experiments:
             changed = await self.stop(changed, "guardrail")
         return changed
 
+    def watched_units(self, running: Running) -> int:
+        """Units whose exposures the guardrails have seen; 0 where the experiment has none."""
+        watch = self._watches.get((running.tenant, running.definition.id))
+        return 0 if watch is None else watch.of.units
+
     def assign(self, running: Running, unit: str, *, forced: str | None = None) -> Assignment:
         """The unit's arm. Raises ValueError for a forced arm that does not exist."""
         return assign(running.allocation, unit, forced=forced)
@@ -169,7 +196,10 @@ class Experiments:
         raise AssertionError("two requests of one nanosecond")
 
     async def capture(self, tenant: str, request_id: str, unit: str, content: dict[str, Any]) -> None:
-        """Keep a request's texts."""
+        """Keep a request's texts, redacted."""
+        texts = {name: self.redact(content[name]) for name in ("query", "system", "instruction") if content[name] is not None}
+        history = [{**turn, "content": self.redact(turn["content"])} for turn in content["history"]]
+        content = {**content, **texts, "history": history}
         name = event_id("text", tenant, request_id)
         await self.events.append([Event(name, text_topic(tenant), "text", time.time(), {"request_id": request_id, **content}, unit)])
 
@@ -189,13 +219,18 @@ class Experiments:
             if running.status != "running" or not running.definition.guardrails:
                 self._watches.pop(key, None)
                 continue
-            watch, place = self._watches.get(key, (GuardrailWatch(running.definition), 0))
+            watch = self._watches.get(key)
+            if (
+                watch is None
+                or watch.of.experiment != running.definition
+                or await self.events.count(running.topic, watch.place) < watch.read
+            ):
+                watch = self._watches[key] = _Watch(GuardrailWatch(running.definition))  # new, or some of what it read was replaced
             came = False
-            while page := await self.events.read(running.topic, after=place):
-                await asyncio.to_thread(watch.add, [event for _, event in page])
-                place, came = page[-1][0], True
-            self._watches[key] = (watch, place)
-            for stop in await asyncio.to_thread(watch.breaches) if came else ():
+            while page := await self.events.read(running.topic, after=watch.place):
+                await asyncio.to_thread(watch.of.add, [event for _, event in page])
+                watch.place, watch.read, came = page[-1][0], watch.read + len(page), True
+            for stop in await asyncio.to_thread(watch.of.breaches) if came else ():
                 if stop.arm not in running.stopped:
                     log.warning("experiment %s: %s stops arm %s", running.definition.id, stop.metric, stop.arm)
                     running = await self.stop_arm(running, stop)
@@ -241,10 +276,8 @@ def _refuse_overlap(one: Experiment, other: Experiment) -> None:
 
 def open_events(settings: ServerSettings) -> EventLog:
     """The event log that settings mean; nothing is opened yet. Raises SettingError for a URL or path that is none."""
-    store = None if settings.store is None else from_environment("store", settings.store)
-    redis_url = store if store is not None and store.startswith(("redis:", "rediss:", "unix:")) else None
     try:
-        return EventLog(settings.event_log or runs_dir() / "events.db", redis_url=redis_url)
+        return EventLog(settings.event_log or runs_dir() / "events.db", redis_url=store_url(settings))
     except (ValueError, StoreError) as error:
         raise SettingError(f"WST_STORE or WST_EVENT_LOG: {error}") from None
 

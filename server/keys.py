@@ -28,7 +28,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from exchange.command import run_command
 from exchange.records import Record
@@ -48,7 +48,7 @@ class Secret(Record):
     """One secret of a key, as its hash."""
 
     sha256: str
-    until: datetime | None = None
+    until: AwareDatetime | None = None
     """When it stops to work after a rotation; None = as long as the key."""
 
 
@@ -59,14 +59,24 @@ class Key(Record):
     """Keys of one tenant share cached instructions; tenants share nothing."""
     secrets: tuple[Secret, ...]
     scopes: tuple[Scope, ...]
-    created: datetime
-    expires: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
     revoked: bool = False
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     concurrency: int | None = Field(default=None, ge=1)
+    tokens_per_day: int | None = Field(default=None, ge=1)
+    """Tokens a day (UTC) of what is sent and answered; None = no limit."""
+    dollars_per_day: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
+    """Dollars a day (UTC) that students behind the proxy cost, by their `price` in the server's config; None = no limit."""
     on_failure: Literal["passthrough", "error"] = "passthrough"
-    """What a request gets for which the teacher has no instruction in time: the raw messages, or 503."""
+    """What a request gets for which the teacher has no instruction in time, or no budget is left: the raw messages, or 503 and 429."""
+    capture_text: bool = False
+    """Whether this key's queries and instructions are kept (`WST_RETENTION_DAYS`). Only where its users agreed."""
+
+    def caller(self, key_id: str) -> Caller:
+        """Who comes in with this key."""
+        return Caller(id=key_id, **{name: getattr(self, name) for name in Caller.model_fields if name != "id"})
 
     @property
     def quota(self) -> Quota:
@@ -87,6 +97,9 @@ class Caller(Record):
     tenant: str = ""
     scopes: tuple[Scope, ...] = SCOPES
     on_failure: Literal["passthrough", "error"] = "passthrough"
+    tokens_per_day: int | None = None
+    dollars_per_day: float | None = None
+    capture_text: bool = False
 
 
 def read_keys(path: Path) -> KeyFile:
@@ -97,7 +110,10 @@ def read_keys(path: Path) -> KeyFile:
         raise SettingError(f"{path}: cannot be read ({error.strerror}); make one with `python -m server.keys create`") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingError(f"{path}: no file of keys ({'.'.join(map(str, first['loc']))}: {first['msg'][:100]})") from None
+        where, said = ".".join(map(str, first["loc"])), first["msg"][:100]
+        if first["type"] == "timezone_aware":
+            said = "a date and time needs its offset from UTC, as in 2030-01-31T12:00:00Z"
+        raise SettingError(f"{path}: no file of keys ({where}: {said})") from None
 
 
 class KeyRing:
@@ -124,6 +140,11 @@ class KeyRing:
         if key is None or not fits or key.revoked or (key.expires is not None and now >= key.expires):
             return None
         return form[1], key
+
+    def named(self, key_id: str) -> Key | None:
+        """The key of that id, whatever became of it."""
+        self._look()
+        return self._keys.get(key_id)
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -187,7 +208,10 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--days", type=int, help="until it expires (default: never)")
     for name in ("requests-per-minute", "tokens-per-minute", "concurrency"):
         create.add_argument(f"--{name}", type=int, help="default: no limit")
-    create.add_argument("--on-failure", choices=["passthrough", "error"], default="passthrough", help="raw messages, or 503")
+    create.add_argument("--tokens-per-day", type=int, help="a day of UTC; default: no limit")
+    create.add_argument("--dollars-per-day", type=float, help="by the students' prices; default: no limit")
+    create.add_argument("--capture-text", action="store_true", help="keep this key's queries and instructions")
+    create.add_argument("--on-failure", choices=["passthrough", "error"], default="passthrough", help="raw messages, or 503 and 429")
     verbs.add_parser("list", help="the keys, without secrets")
     rotate = verbs.add_parser("rotate", help="a new secret for a key, printed once")
     rotate.add_argument("id")
@@ -226,7 +250,8 @@ def _create(args: argparse.Namespace, path: Path) -> str:
         key = Key(
             tenant=args.tenant, secrets=(secret,), scopes=scopes, created=now, expires=expires,
             requests_per_minute=args.requests_per_minute, tokens_per_minute=args.tokens_per_minute, concurrency=args.concurrency,
-            on_failure=args.on_failure,
+            tokens_per_day=args.tokens_per_day, dollars_per_day=args.dollars_per_day, on_failure=args.on_failure,
+            capture_text=args.capture_text,
         )  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]

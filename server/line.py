@@ -44,6 +44,12 @@ async def instruct(example: PublicExample, desk: Desk, *, tenant: str = "", dead
     return Instructed(instruction, compose(example, instruction), degraded, answer)
 
 
+def passed_through(example: PublicExample, degraded: str) -> Instructed:
+    """The raw messages, and why."""
+    raw = Instruction(text="", source="passthrough")
+    return Instructed(raw, compose(example, raw), degraded, Answer())
+
+
 async def ask(example: PublicExample, desk: Desk, *, tenant: str, deadline_s: float | None) -> Answer:
     """The teacher's own words, or those it wrote before for an equal query of the tenant."""
     if not desk.cached:

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BrokenOffError, error_response
+from server.metrics import Metrics
 
 log = logging.getLogger("wst.server")
 
@@ -31,8 +32,8 @@ DRAIN_S = 1.0
 class RequestIds:
     """Outermost. Takes or makes the request id, echoes it as `X-Request-Id`, logs one line, and turns any escaped exception into a 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,8 +63,22 @@ class RequestIds:
                 raise
             await error_response(500, "the server failed; its log has more under this request id", request_id)(scope, receive, send_with_id)
         finally:
-            path = quote(scope["path"][:200])  # the caller's text: no line breaks or control characters in the log
-            log.info("%s %s %s %d %.1f ms", request_id, scope["method"], path, status, 1000 * (perf_counter() - started))
+            self._ended(scope, request_id, status, perf_counter() - started)
+
+    def _ended(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        state = scope["state"]
+        apart_s = state.get("apart_s")
+        self.metrics.request(scope["path"], status, seconds, apart_s)
+        if not log.isEnabledFor(logging.INFO):
+            return
+        path = quote(scope["path"][:200])  # the caller's text: no line breaks or control characters in the log
+        about = {"request_id": request_id, "method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds, 1)}
+        if apart_s is not None:
+            about["overhead_ms"] = round(1000 * (seconds - apart_s), 1)
+        if "caller" in state and state["caller"].id:
+            about["key"] = state["caller"].id
+        about |= state.get("about", {})
+        log.info("%s %s %s %d %.1f ms", request_id, scope["method"], path, status, about["ms"], extra={"about": about})
 
 
 class RequestBody:
@@ -95,6 +110,7 @@ class RequestBody:
             headers = {"connection": "close"}
             return await error_response(408, message, scope["state"]["request_id"], headers)(scope, receive, send)
         if body is not None:
+            scope["state"]["read_bytes"] = len(body)
             await self._watched(scope, body, receive, send)
 
     async def _watched(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from exchange.compose import compose_query, is_composed
@@ -27,8 +27,20 @@ SPACE = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
 
+MOST_TURNS = 10_000
+"""Elements of `messages` or `input` that are read one by one; more are refused."""
+MOST_COMMAS = 500_000
+"""Commas in a body, so that no JSON keeps the decoder, which gives way to nobody, for more than some 50 ms. Pictures hold none
+after their first few bytes."""
+SLICE = 1 << 16
+
+
 class NotJSONError(ValueError):
     """The body is no JSON object."""
+
+
+class TooComplexError(ValueError):
+    """The body holds more than this server takes apart; the text says what."""
 
 
 class Options(Record):
@@ -87,24 +99,48 @@ class ProxiedBody:
     bypass: Bypass | None
     """Set exactly where `turn` is None."""
     _raw: bytes = field(repr=False, default=b"")
+    _models: tuple[tuple[int, int], ...] = ()
+    """Where the values of `model` stand; more than one where a caller doubles the key."""
 
     @property
     def raw(self) -> bytes:
-        """What is forwarded without an instruction: byte for byte what came, less our own field."""
+        """What came, byte for byte, less our own field."""
         return self._raw
 
-    def instructed(self, instruction: str) -> bytes:
+    def uninstructed(self, model: str | None = None) -> bytes:
+        """What is forwarded without an instruction: `raw`, under the name that the student's server knows where `model` gives one."""
+        return self._raw if model is None else self._edited([], model)
+
+    def instructed(self, instruction: str, model: str | None = None) -> bytes:
         """The body with the instruction composed into its last user turn; everything else stands as it was."""
         assert self.turn is not None
         composed = json.dumps(compose_query(self.turn.last_text, instruction))
-        return (self.text[: self.turn.start] + composed + self.text[self.turn.end :]).encode()
+        return self._edited([(self.turn.start, self.turn.end, composed)], model)
+
+    def _edited(self, edits: list[tuple[int, int, str]], model: str | None) -> bytes:
+        if model is not None:
+            edits = edits + [(start, end, json.dumps(model)) for start, end in self._models]
+        text = self.text
+        for start, end, new in sorted(edits, reverse=True):  # from the end, so that the places before stay where they are
+            text = text[:start] + new + text[end:]
+        return text.encode()
 
 
 def read(content: bytes) -> ProxiedBody:
-    """Read a body. Raises NotJSONError, and pydantic's ValidationError where our own field is wrong."""
+    """Read a body. Raises NotJSONError, TooComplexError, and pydantic's ValidationError where our own field is wrong.
+
+    Of 20 MB this takes tens of milliseconds: large bodies are read on a thread (`routes_openai`).
+    """
+    commas = 0
+    for at in range(0, len(content), SLICE):
+        commas += content.count(b",", at, at + SLICE)
+        if commas > MOST_COMMAS:
+            raise TooComplexError(f"the body holds more than {MOST_COMMAS} values")
     try:
         text = content.decode()
         placed = list(_members(text, _skip(text, 0), whole=True))
+    except TooComplexError:
+        raise
     except (ValueError, RecursionError, IndexError):
         raise NotJSONError from None
     members = dict(placed)
@@ -113,20 +149,23 @@ def read(content: bytes) -> ProxiedBody:
     fields = {key: member.value for key, member in members.items()}
     turn = _turn(text, members)
     bypass = turn if isinstance(turn, str) else None
-    return ProxiedBody(text, fields, Options(), None if isinstance(turn, str) else turn, bypass, content)
+    models = tuple((member.start, member.end) for key, member in placed if key == "model")
+    return ProxiedBody(text, fields, Options(), None if isinstance(turn, str) else turn, bypass, content, models)
 
 
 def _without(text: str, placed: list[tuple[str, _Member]], options: Options) -> ProxiedBody:
     """The body as if our field had never stood in it."""
-    place = next(i for i, (key, _) in enumerate(placed) if key == OWN_FIELD)
+    places = [i for i, (key, _) in enumerate(placed) if key == OWN_FIELD]
+    if len(places) > 1:
+        raise TooComplexError(f"{OWN_FIELD} is given more than once")
+    place = places[0]
     # One comma goes along: the one before the field, or, where it is the first, the one after it.
     start, end = placed[place][1].key_start, placed[place][1].end
     if place:
         start = placed[place - 1][1].end
     elif len(placed) > 1:
         end = placed[1][1].key_start
-    plain = read((text[:start] + text[end:]).encode())  # a second one, doubled keys being allowed, is taken out there
-    return ProxiedBody(plain.text, plain.fields, options, plain.turn, plain.bypass, plain.raw)
+    return replace(read((text[:start] + text[end:]).encode()), options=options)
 
 
 def _members(text: str, at: int, *, whole: bool = False) -> Iterator[tuple[str, _Member]]:
@@ -155,10 +194,13 @@ def _members(text: str, at: int, *, whole: bool = False) -> Iterator[tuple[str, 
 
 def _elements(text: str, at: int) -> tuple[list[Any], tuple[tuple[int, int], ...], int]:
     """(values, places, end) of the array that begins at `at`."""
-    values, places = [], []
+    values: list[Any] = []
+    places: list[tuple[int, int]] = []
     at = _skip(text, at + 1)
     while text[at] != "]":
         value, end = _decode(text, at)
+        if len(values) == MOST_TURNS:
+            raise TooComplexError(f"a list of turns or parts holds more than {MOST_TURNS}")
         values.append(value)
         places.append((at, end))
         at = _next(text, end, "]")

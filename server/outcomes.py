@@ -7,6 +7,7 @@ the same tenant; so nobody writes into another's experiment, and no unit comes f
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -151,7 +152,9 @@ def _id(tenant: str, outcome: OutcomeRequest, request_id: str | None) -> str:
         return event_id("outcome", tenant, "request", request_id, outcome.metric)
     assert outcome.experiment is not None
     assert outcome.unit is not None
-    return event_id("outcome", tenant, "unit", outcome.experiment, outcome.unit, outcome.metric)
+    # Not by the name itself: an id outlives the event that it belongs to (DELETE /units).
+    unit = hashlib.sha256(outcome.unit.encode("utf-8", "surrogatepass")).hexdigest()
+    return event_id("outcome", tenant, "unit", outcome.experiment, unit, outcome.metric)
 
 
 def _conflict(outcome: OutcomeRequest) -> str:

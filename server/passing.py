@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -19,8 +20,12 @@ from starlette.types import Receive, Scope, Send
 from exchange.records import Source
 from server.errors import BrokenOffError, error_response
 from student_clients import errors
+from student_clients.budget import UNBILLED
 from student_clients.errors import StudentError
+from student_clients.forwarding import ForwardedReply
 from student_clients.ledger import Forwarding
+from student_clients.token_bounds import BYTES_A_TOKEN
+from student_clients.usage import Usage
 
 REFUSES_THE_BODY = (400, 413, 422)
 """Statuses after which an instructed request is sent once more as it came: an instruction may be what made it too long. Nothing was
@@ -46,6 +51,7 @@ class PassedOn(Response):
 
     def __init__(
         self,
+        name: str,
         student: Forwarding,
         path: str,
         fields: Mapping[str, Any],
@@ -54,13 +60,20 @@ class PassedOn(Response):
         headers: Mapping[str, str],
         request_id: str,
         started: float,
+        settle: Callable[[Usage | None], None] = lambda usage: None,
+        saw: Callable[[tuple[str, str]], None] = lambda snapshot: None,
     ) -> None:
+        """Once the request is over, `settle` is told what it took (None = nobody knows), and `saw` which version of the student it was."""
+        self.settle, self.saw = settle, saw
+        self.name = name
         self.student, self.path, self.fields, self.prepared = student, path, fields, prepared
         self.onward, self.request_id, self.started = headers, request_id, started
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = Sent(send)
+        asked = perf_counter()
+        failure: StudentError | None = None
         try:
             try:
                 await self._pass_on(self.prepared, sent, scope)
@@ -72,13 +85,22 @@ class PassedOn(Response):
                 self.prepared = raw
                 await self._pass_on(raw, sent, scope)
         except StudentError as error:
+            failure = error
             if sent.begun:
                 await self._break_off(error, sent)
             await self._fail(error)(scope, receive, send)
+        finally:
+            student_s = perf_counter() - asked
+            scope["state"]["apart_s"] = (scope["state"].get("apart_s") or 0.0) + student_s
+            usage = scope["state"].get("usage") or Usage()
+            scope["app"].state.metrics.answered(self.name, student_s, usage.prompt_tokens, usage.completion_tokens)
+            if (snapshot := scope["state"].get("snapshot")) is not None:
+                self.saw(snapshot)
+            self.settle(scope["state"].get("usage") if failure is None else Usage() if isinstance(failure, UNBILLED) else None)
 
     async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
         forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=self.onward)
-        async with forwarding as reply:
+        async with forwarding as reply, _counted(reply, scope, len(prepared.content)):
             headers = {**_renamed(reply.headers), **self._own_headers()}
             if self.fields.get("stream"):
                 await sent.start(reply.status, headers)
@@ -91,8 +113,6 @@ class PassedOn(Response):
                 content = b"".join([piece async for piece in reply.chunks()])
                 await sent.start(reply.status, {**headers, "content-length": str(len(content))})
                 await sent.piece(content)
-            if reply.usage is not None:  # what a key's limit of tokens is charged in the end
-                scope["state"]["tokens"] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         await sent.end()
 
     def _own_headers(self) -> dict[str, str]:
@@ -126,6 +146,19 @@ class PassedOn(Response):
         name = "event: error\n" if self.path == "responses" else ""
         await sent.piece(f"{name}data: {json.dumps(event)}\n\n".encode())
         raise BrokenOffError from None
+
+
+@asynccontextmanager
+async def _counted(reply: ForwardedReply, scope: Scope, sent_bytes: int) -> AsyncIterator[None]:
+    """Leave behind what a key's limit of tokens is charged in the end: what the student counted, else about what was sent and came, also
+    where the caller left in the middle."""
+    try:
+        yield
+    finally:
+        about = {"prompt_tokens": -(-sent_bytes // BYTES_A_TOKEN), "completion_tokens": reply.answer_tokens}
+        usage = Usage.model_validate(about) if reply.usage is None else reply.usage
+        scope["state"]["usage"], scope["state"]["snapshot"] = usage, reply.snapshot
+        scope["state"]["tokens"] = usage.prompt_tokens + usage.completion_tokens
 
 
 class WholeEvents:

@@ -15,8 +15,10 @@ from server.errors import TYPES, InvalidField, Unknown
 from server.experiments import Experiments, Running
 from server.keys import Caller
 from server.outcomes import take, take_all
+from server.privacy import forget
 from server.teachers import Teachers
 from server.wire import (
+    ErasedReply,
     ErrorDetail,
     ErrorReply,
     ExperimentReply,
@@ -51,7 +53,7 @@ def _loaded(request: Request) -> dict[str, str]:
     return teachers.loaded()
 
 
-def _no_foreign_page(request: Request) -> None:
+def no_foreign_page(request: Request) -> None:
     """A page of another site can make a browser send a POST without a body, and that is enough to stop an experiment."""
     if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise HTTPException(403, "a page of another site may not do this")
@@ -97,7 +99,7 @@ async def post_ramp(name: str, body: RampRequest, tenant: TenantOf, experiments:
     return _reply(await experiments.ramp(experiments.named(tenant, name), body.enrolled))
 
 
-@router.post("/experiments/{name}/stop", dependencies=[Depends(_no_foreign_page)])
+@router.post("/experiments/{name}/stop", dependencies=[Depends(no_foreign_page)])
 async def post_stop(name: str, tenant: TenantOf, experiments: ExperimentsOf, body: StopRequest | None = None) -> ExperimentReply:
     """End an experiment: no request enters any more, outcomes of those that did are still taken."""
     return _reply(await experiments.stop(experiments.named(tenant, name), (body or StopRequest()).reason))
@@ -157,6 +159,13 @@ async def post_outcomes_batch(
         else:
             items.append(OutcomeItem(status=200, outcome=found, error=None))
     return OutcomeBatchReply(items=tuple(items))
+
+
+@router.delete("/units/{unit:path}")
+async def delete_unit(unit: str, tenant: TenantOf, experiments: ExperimentsOf) -> ErasedReply:
+    """Erase what is kept of a unit, on every replica: texts, shadows, exposures and outcomes. Reports then count without it. For keys with
+    the scope `admin`."""
+    return ErasedReply(erased=await forget(experiments.events, tenant, unit))
 
 
 def resolve(name: str, loaded: Mapping[str, str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from exchange.records import Record
+from server.errors import Unavailable
 from server.wire import TeacherName
 
 router = APIRouter()
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Live(Record):
@@ -33,6 +35,15 @@ async def livez() -> Live:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Ready:
-    """Route requests here when this answers; the teacher is loaded before the server listens."""
+    """Route requests here while this answers; the teacher is loaded before the server listens. A server that is told to end says 503 here
+    first and takes requests for a while still."""
+    if request.app.state.draining:
+        raise Unavailable("this server is about to end; ask another one")
     teacher = request.app.state.teachers.default.teacher
     return Ready(teacher=TeacherName(id=teacher.id, sha256=teacher.sha256))
+
+
+@router.get("/metrics")
+async def get_metrics(request: Request) -> Response:
+    """For Prometheus; a key needs the scope `metrics`."""
+    return Response(request.app.state.metrics.text(), media_type=METRICS_TYPE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from time import perf_counter
 from typing import Annotated
 
@@ -11,16 +12,18 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from exchange.records import PublicExample
+from server.budgets import UNKNOWN, Budgets, Held
 from server.engine import FAILURES
-from server.errors import InvalidField
+from server.errors import InvalidField, error_reply
 from server.experiments import Experiments
 from server.keys import Caller
-from server.line import Instructed, instruct
+from server.line import Instructed, instruct, passed_through
 from server.routes_experiments import tenant_of
 from server.settings import ServerSettings
 from server.teachers import Desk, Teachers
-from server.treatment import Entry, Treated, treat
+from server.treatment import Ask, Entry, Treated, treat
 from server.wire import ErrorReply, InstructBatchReply, InstructBatchRequest, InstructReply, InstructRequest, TeacherName
+from student_clients.token_bounds import BYTES_A_TOKEN
 
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
 
@@ -65,6 +68,31 @@ def refuse_failure(caller: Caller, degraded: str | None) -> None:
         raise HTTPException(503, f"no instruction: {degraded}", headers={"Retry-After": "1", "WST-Degraded": degraded})
 
 
+def budgets_of(request: Request) -> Budgets:
+    """The keys' budgets."""
+    budgets: Budgets = request.app.state.budgets
+    return budgets
+
+
+def refuse_spent(request: Request, held: Held | None) -> None:
+    """Raises a 429, or a 503 where the budget cannot be asked, for a caller that would rather hear of it than have the raw messages."""
+    if held is None or held.refused is None or caller_of(request).on_failure != "error":
+        return
+    told = {"WST-Degraded": held.refused}
+    if held.refused == UNKNOWN:
+        raise HTTPException(503, "the budget of this key cannot be asked now; try again", headers={"Retry-After": "1", **told})
+    after = str(budgets_of(request).retry_after_s())
+    raise HTTPException(429, "the budget of this key for today (UTC) is spent", headers={"Retry-After": after, **told})
+
+
+async def _spent(request: Request) -> str | None:
+    """Why the caller's budget allows no instruction; None where it does. Raises HTTPException."""
+    held = await budgets_of(request).reserve(caller_of(request), tokens=-(-request.scope["state"]["read_bytes"] // BYTES_A_TOKEN))
+    refuse_spent(request, held)
+    return None if held is None else held.refused
+
+
+SpentOf = Annotated[str | None, Depends(_spent)]
 CallerOf = Annotated[Caller, Depends(caller_of)]
 SettingsOf = Annotated[ServerSettings, Depends(_settings)]
 DeskOf = Annotated[Desk, Depends(_desk)]
@@ -80,10 +108,12 @@ async def post_instruct(
     desk: DeskOf,
     deadline_s: DeadlineOf,
     caller: CallerOf,
+    spent: SpentOf,
 ) -> InstructReply:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
-    _check(body, settings, "query")
-    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, caller)
+    _check(body, request, settings)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, spent)
+    refuse_failure(caller, reply.degraded)
     if reply.degraded is not None:
         response.headers["WST-Degraded"] = reply.degraded
     return reply
@@ -98,29 +128,52 @@ async def post_instruct_batch(
     desk: DeskOf,
     deadline_s: DeadlineOf,
     caller: CallerOf,
+    spent: SpentOf,
 ) -> InstructBatchReply:
-    """Write instructions for several queries. One invalid item refuses the request; one degraded item degrades only itself."""
+    """Write instructions for several queries. One invalid item refuses the request, before any is served; one that fails degrades only
+    itself, and is an error in its place for a key that wants errors."""
     if len(body.items) > settings.max_batch_items:
         raise InvalidField("items", f"at most {settings.max_batch_items} items are taken at once")
     for index, item in enumerate(body.items):
-        _check(item, settings, f"items.{index}.query")
+        _check(item, request, settings, f"items.{index}.")
     request_id = request.state.request_id
-    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, caller) for i, item in enumerate(body.items))
+    serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, spent) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
+    request.scope["state"]["apart_s"] = None  # its items waited for the teacher together
     if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
         response.headers["WST-Degraded"] = ", ".join(reasons)
-    return InstructBatchReply(items=tuple(replies), request_id=request_id)
+    return InstructBatchReply(items=tuple(_or_error(caller, reply) for reply in replies), request_id=request_id)
 
 
-def _check(body: InstructRequest, settings: ServerSettings, field: str) -> None:
+def _or_error(caller: Caller, reply: InstructReply) -> InstructReply | ErrorReply:
+    """One item of a batch for this caller."""
+    try:
+        refuse_failure(caller, reply.degraded)
+    except HTTPException as error:
+        return error_reply(error.status_code, error.detail, reply.request_id)
+    return reply
+
+
+def _check(body: InstructRequest, request: Request, settings: ServerSettings, at: str = "") -> None:
+    """What can be told of a request before anything is done for it. `at`: where it stands in a batch."""
     if not body.query.strip():
-        raise InvalidField(field, "must not be blank")
+        raise InvalidField(f"{at}query", "must not be blank")
     if len(body.query) > settings.max_query_chars:
-        raise InvalidField(field, f"is longer than {settings.max_query_chars} characters")
+        raise InvalidField(f"{at}query", f"is longer than {settings.max_query_chars} characters")
+    if body.force_arm is None or body.experiment is None:
+        return
+    experiments: Experiments = request.app.state.experiments
+    running = experiments.find(tenant_of(request), body.experiment)
+    names = () if running is None else tuple(arm.name for arm in running.definition.arms)
+    if names and body.force_arm not in names:
+        raise InvalidField(f"{at}force_arm", f"{body.force_arm!r}: no such arm; known: {', '.join(sorted(names))}")
 
 
-async def treated(request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry) -> Treated:
-    """What a request gets: its arm's treatment where it takes part in an experiment, else the instruction of `desk`'s teacher."""
+async def treated(
+    request: Request, example: PublicExample, desk: Desk, deadline_s: float | None, entry: Entry, spent: str | None = None
+) -> Treated:
+    """What a request gets: its arm's treatment where it takes part in an experiment, else the instruction of `desk`'s teacher, who is not
+    asked where the budget is `spent`."""
     state, tenant = request.app.state, tenant_of(request)
     teachers: Teachers = state.teachers
     experiments: Experiments = state.experiments
@@ -129,22 +182,56 @@ async def treated(request: Request, example: PublicExample, desk: Desk, deadline
         asked = desk if sha256 is None else teachers.by_sha256(sha256)
         if asked is None:
             return None
-        done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
+        if spent is not None:
+            done = passed_through(example, spent)
+        else:
+            done = await instruct(example, asked, tenant=tenant, deadline_s=deadline_s)
         return done, TeacherName(id=asked.teacher.id, sha256=asked.teacher.sha256)
 
-    capture = request.scope["state"].get("capture_text", state.settings.capture_text)
-    return await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+    entry = _by_mode(request, entry, example, ask)
+    capture = state.settings.capture_text or caller_of(request).capture_text
+    got = await treat(example, ask, experiments, tenant=tenant, entry=entry, capture=capture)
+    return _noted(request, got)
+
+
+def _noted(request: Request, got: Treated) -> Treated:
+    """For the metrics, and for the request's line in the log."""
+    done, about = got.instructed, got.experiment
+    arm = None if about is None else (tenant_of(request), about.id, about.arm)
+    request.app.state.metrics.instructed(done.instruction.source, done.degraded, done.answer.seconds, arm)
+    state = request.scope["state"]
+    state["apart_s"] = (state.get("apart_s") or 0.0) + done.answer.seconds
+    state["about"] = {"source": done.instruction.source, "degraded": done.degraded}
+    return got
+
+
+def _by_mode(request: Request, entry: Entry, example: PublicExample, ask: Ask) -> Entry:
+    """How the mode of the caller's key changes what a request gets; a mode that instructs leaves a named experiment its way."""
+    caller = caller_of(request)
+    mode = request.app.state.modes.of(caller.tenant, caller.id)
+    if mode is None:
+        return entry
+    if mode.setting.mode == "shadow":
+
+        async def write() -> tuple[Instructed, str]:
+            asked = await ask(None)
+            assert asked is not None
+            return asked[0], asked[1].sha256
+
+        request.app.state.shadows.begin(caller.tenant, caller.id, example.id, entry.unit, write)
+    if mode.setting.mode in ("off", "shadow"):
+        return replace(entry, raw=f"mode_{mode.setting.mode}")
+    return entry if entry.experiment is not None else replace(entry, experiment=mode.experiment, mode=True)
 
 
 async def _serve(
-    body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None, caller: Caller
+    body: InstructRequest, request: Request, request_id: str, desk: Desk, deadline_s: float | None, spent: str | None
 ) -> InstructReply:
     started = perf_counter()
     # Without a unit every request is one of its own.
     entry = Entry(body.unit or request_id, body.experiment, body.covariate, body.force_arm)
-    done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry)
+    done_for = await treated(request, body.example(request_id, desk.teacher.task), desk, deadline_s, entry, spent)
     done = done_for.instructed
-    refuse_failure(caller, done.degraded)
     seconds = {"total": perf_counter() - started, "queue": done.answer.queue_s, "teacher": done.answer.teacher_s}
     return InstructReply(
         instruction=done.instruction.text,

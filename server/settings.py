@@ -16,10 +16,12 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from exchange.settings import SettingError, Settings, load, read_yaml, setting_docs
+from exchange.settings import SettingError, Settings, from_environment, load, read_yaml, setting_docs
 from server.students import ServedStudent
 from server.teachers import TeacherSource
+from store import RedisStore, StoreError
 
+REDIS = ("redis://", "rediss://", "unix://")
 FLAGS = ("config", "host", "port", "teacher")
 """Flags with a value: the config file, and settings that are flags as well."""
 
@@ -53,6 +55,10 @@ class ServerSettings(Settings):
     """File of experiments, exposures and outcomes, on a local disk. None = events.db in WST_RUNS_DIR, made with the first experiment."""
     capture_text: bool = False
     """Whether queries and instructions are kept in the event log, for `teacher.collect`. Switch it on only where the users agreed."""
+    redact: str | None = None
+    """A function of yours, as module:function, that every text goes through before it is kept; it takes and gives a str. None = none."""
+    retention_days: int | None = Field(default=30, ge=1)
+    """Days after which kept texts and shadows are erased. None = never."""
     guardrail_period_s: float = Field(default=5.0, gt=0.0, le=3600.0)
     """Seconds between two checks of the experiments' guardrails."""
     deadline_ms: int = Field(default=2000, ge=1, le=60_000)
@@ -90,6 +96,11 @@ class ServerSettings(Settings):
     """Most items of one POST /instruct/batch (422 beyond)."""
     shutdown_grace_s: int = Field(default=10, ge=0, le=3600)
     """Seconds that running requests have to finish after SIGTERM or Ctrl-C."""
+    drain_delay_s: float = Field(default=1.0, ge=0.0, le=600.0)
+    """Seconds after SIGTERM in which /readyz says 503 and requests are taken still, so that who routes them goes elsewhere first. Ctrl-C
+    and a second signal do not wait."""
+    log_format: Literal["text", "json"] = "text"
+    """json = one object a line, with the request id and what the request was about in fields of their own."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """info logs one line a request (method, path, status, time, request id; never a body); warning leaves these out."""
 
@@ -105,6 +116,30 @@ class ServerSettings(Settings):
         if not loopback:
             raise ValueError("no keys are configured, so only loopback is served; use 127.0.0.1, ::1 or localhost")
         return host
+
+
+def store_url(settings: ServerSettings) -> str | None:
+    """The address of the Redis that replicas share. Raises SettingError where `store` means something else."""
+    if settings.store is None:
+        return None
+    url = from_environment("store", settings.store)
+    if not url.startswith(REDIS):
+        raise SettingError(
+            "store: only a Redis is shared by replicas; write redis://HOST:PORT/DB, rediss://… or unix://PATH, or leave it out for a server"
+            " that stands alone"
+        )
+    return url
+
+
+def open_shared(settings: ServerSettings) -> RedisStore | None:
+    """The Redis that replicas share, not yet connected; None where there is none. Raises SettingError."""
+    url = store_url(settings)
+    if url is None:
+        return None
+    try:
+        return RedisStore(url, timeout_s=settings.store_timeout_ms / 1000)
+    except (ValueError, StoreError) as error:
+        raise SettingError(f"store: {error}") from None
 
 
 def variable(name: str) -> str:

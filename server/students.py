@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from exchange.settings import SettingError, Settings, from_environment
 from student_clients import check_url
+from student_clients.budget import Price
 from student_clients.ledger import CountingStudent
 from student_clients.openai_compatible import OpenAICompatibleStudent
 from student_clients.redaction import SECRET_HEADER
@@ -28,6 +29,9 @@ class ServedStudent(Settings):
     """A file that holds the API key, e.g. a mounted secret. None = `api_key_env`."""
     extra_headers: dict[str, str] = Field(default_factory=dict)
     """Headers of every request, e.g. for a gateway. A value `env:NAME` is read from the environment, and secrets are only taken so."""
+    price: Price | None = None
+    """What it costs, in dollars per million tokens, for the keys' budgets: {input: 0.15, output: 0.60, as_of: 2026-11-20}. None = not
+    known, so keys with a budget of dollars cannot use it."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds for the head of the answer, and for all of it unless it is streamed. 600 is what the openai client waits itself."""
 

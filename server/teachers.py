@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
@@ -165,6 +165,8 @@ class Teachers:
 
     def __init__(self, desks: Mapping[str, Desk]) -> None:
         self._desks = dict(desks)
+        self._retired: dict[str, Desk] = {}
+        """By sha256: replaced, and still named by an experiment that runs."""
 
     @property
     def default(self) -> Desk:
@@ -174,12 +176,15 @@ class Teachers:
         """The desk of that name, None = the default one's; None where there is no such teacher."""
         return self._desks.get(name or DEFAULT)
 
+    def desks(self) -> list[Desk]:
+        return list(self._desks.values())
+
     def names(self) -> list[str]:
         return sorted(self._desks)
 
     def by_sha256(self, sha256: str) -> Desk | None:
-        """The desk of the teacher of that sum."""
-        return next((desk for desk in self._desks.values() if desk.teacher.sha256 == sha256), None)
+        """The desk of the teacher of that sum; one that was replaced too, while an experiment needs it."""
+        return next((desk for desk in self._desks.values() if desk.teacher.sha256 == sha256), None) or self._retired.get(sha256)
 
     def loaded(self) -> dict[str, str]:
         """sha256 -> id."""
@@ -190,6 +195,12 @@ class Teachers:
         before, self._desks[name] = self._desks[name], desk
         return before
 
+    def retire(self, desk: Desk, needed: Collection[str]) -> list[Desk]:
+        """Keep a replaced desk and earlier ones as far as their sums are `needed`; returns those that are not, for the caller to end."""
+        held = {**self._retired, desk.teacher.sha256: desk}
+        self._retired = {sha256: one for sha256, one in held.items() if sha256 in needed}
+        return [one for sha256, one in held.items() if sha256 not in needed]
+
     async def aclose(self) -> None:
-        for desk in self._desks.values():
+        for desk in (*self._desks.values(), *self._retired.values()):
             await desk.engine.aclose()

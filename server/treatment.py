@@ -20,9 +20,10 @@ from exchange.records import Instruction, PublicExample
 from server.engine import Answer
 from server.errors import InvalidField
 from server.experiments import Experiments, Running
-from server.line import Instructed
+from server.line import Instructed, passed_through
 from server.wire import Assignment as ArmOf
 from server.wire import TeacherName
+from store import StoreError
 
 log = logging.getLogger("wst.server")
 
@@ -43,6 +44,10 @@ class Entry:
     experiment: str | None = None
     covariate: float | None = None
     force_arm: str | None = None
+    raw: str | None = None
+    """Why its key's mode gives it the raw messages; None = it does not."""
+    mode: bool = False
+    """Whether the experiment is its key's mode: then who is not in it is raw, and the arm's teacher is the request's own."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,10 @@ async def treat(example: PublicExample, ask: Ask, experiments: Experiments, *, t
         try:
             async with asyncio.timeout(LOG_S):
                 await experiments.capture(tenant, treated.request_id, entry.unit, _texts(example, treated, entry))
-        except Exception as error:
-            log.error("the texts of a request were not kept: %s", str(error) or type(error).__name__)
+        except StoreError as error:
+            log.error("the texts of a request were not kept: %s", error)
+        except Exception as error:  # of the operator's redaction, whose words may be the query's
+            log.error("the texts of a request were not kept: %s", type(error).__name__)
     return treated
 
 
@@ -92,16 +99,22 @@ def _texts(example: PublicExample, treated: Treated, entry: Entry) -> dict[str, 
 
 async def _treated(example: PublicExample, ask: Ask, experiments: Experiments, tenant: str, entry: Entry) -> Treated:
     started = perf_counter()
+    if entry.raw is not None:
+        return Treated(passed_through(example, entry.raw), None, None, example.id)
     running = None if entry.experiment is None else experiments.find(tenant, entry.experiment)
     if running is None or running.status != "running":
+        if entry.mode:  # rolled back a moment ago, or not known to this replica yet
+            return Treated(passed_through(example, "mode_off"), None, None, example.id)
         return await _taught(ask, None, example)
     try:
         assignment = experiments.assign(running, entry.unit, forced=entry.force_arm)
     except ValueError as error:
         raise InvalidField("force_arm", str(error)) from None
     if assignment.arm is None:
+        if entry.mode:
+            return Treated(passed_through(example, "canary"), None, None, example.id)
         return await _taught(ask, None, example)
-    treated = await _arm(example, ask, running, assignment.arm)
+    treated = await _arm(example, ask, running, assignment.arm, own_teacher=entry.mode)
     done = treated.instructed
     content = {
         "source": done.instruction.source,
@@ -139,18 +152,17 @@ def measured(done: Instructed, seconds: float) -> dict[str, float]:
 async def _taught(ask: Ask, sha256: str | None, example: PublicExample) -> Treated:
     asked = await ask(sha256)
     if asked is None:  # the server was started again with other teachers
-        raw = Instruction(text="", source="passthrough")
-        return Treated(Instructed(raw, compose(example, raw), "teacher_not_loaded", Answer()), None, None, example.id)
+        return Treated(passed_through(example, "teacher_not_loaded"), None, None, example.id)
     done, teacher = asked
     return Treated(done, None if done.degraded is not None else teacher, None, example.id)
 
 
-async def _arm(example: PublicExample, ask: Ask, running: Running, name: str) -> Treated:
+async def _arm(example: PublicExample, ask: Ask, running: Running, name: str, *, own_teacher: bool) -> Treated:
     """An arm's treatment; a stopped arm has the control's."""
     definition = running.definition
     arm = definition.arm(definition.control if name in running.stopped else name)
     if arm.teacher is not None:
-        return await _taught(ask, arm.teacher, example)
+        return await _taught(ask, None if own_teacher else arm.teacher, example)
     if arm.text is not None:
         instruction = guard(Instruction(text=arm.text, source="static")).instruction
     else:

@@ -98,10 +98,25 @@ class InstructReply(Record):
     timings_ms: dict[str, float] = Field(description="total; queue: until the teacher began; teacher: its `generate`.")
 
 
-class InstructBatchReply(Record):
-    """One reply an item, in order; each has its own request id."""
+class ErrorDetail(Record):
+    """What went wrong, for programs (`type`) and for people (`message`)."""
 
-    items: tuple[InstructReply, ...]
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorReply(Record):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+class InstructBatchReply(Record):
+    """One reply an item, in order; each has its own request id. One that failed is an error in its place, where the key has
+    `on_failure: error`."""
+
+    items: tuple[InstructReply | ErrorReply, ...]
     request_id: str
 
 
@@ -139,14 +154,6 @@ class OutcomeReply(Record):
     duplicate: bool = Field(description="Whether it had been reported before.")
 
 
-class ErrorDetail(Record):
-    """What went wrong, for programs (`type`) and for people (`message`)."""
-
-    type: str
-    message: str
-    request_id: str
-
-
 class OutcomeItem(Record):
     """What became of one outcome of several."""
 
@@ -159,6 +166,12 @@ class OutcomeBatchReply(Record):
     """One item an outcome, in order. Those of status 200 are on the disk."""
 
     items: tuple[OutcomeItem, ...]
+
+
+class ErasedReply(Record):
+    """What was kept of a unit is gone."""
+
+    erased: int = Field(description="Events of the unit that this replica had.")
 
 
 class RampRequest(Record):
@@ -188,9 +201,3 @@ class ExperimentsReply(Record):
     """All of the caller's experiments, oldest first."""
 
     experiments: tuple[ExperimentReply, ...]
-
-
-class ErrorReply(Record):
-    """The one shape of every error."""
-
-    error: ErrorDetail

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,8 @@ class Event:
         return Event(*json.loads(data))
 
 
+ERASED = "erased"
+"""The kind of what is left of an event that was erased: its id, topic and time, so that no copy of it can come back."""
 COLUMNS = "id, topic, kind, time, content, subject"
 
 
@@ -73,7 +76,27 @@ class EventFile(SQLiteFile):
 
     def get(self, event_id: str) -> Event | None:
         with self._opened() as connection:
-            return _by_id(connection, event_id)
+            found = _by_id(connection, event_id)
+        return None if found is None or found.kind == ERASED else found
+
+    def erase(self, of: Callable[[str], bool], subject: str | None, before: float | None) -> int:
+        """Leave of events nothing but that they were: those of the topics that `of` names, about `subject`, older than `before`
+        (None = any). How many there were."""
+        with self._opened() as connection:
+            connection.execute("PRAGMA secure_delete = ON")  # else the text stays in the file's free pages
+            with transaction(connection):
+                topics = [row[0] for row in connection.execute("SELECT DISTINCT topic FROM events")]
+                gone: list[Event] = []
+                for topic in filter(of, topics):
+                    query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND kind != ? AND subject = coalesce(?, subject) AND time < ?"
+                    rows = connection.execute(query, (topic, ERASED, subject, math.inf if before is None else before))
+                    gone += map(_event, rows)
+                left = [_row(Event(id=event.id, topic=event.topic, kind=ERASED, time=event.time)) for event in gone]
+                connection.executemany("DELETE FROM events WHERE id = ?", [(event.id,) for event in gone])
+                connection.executemany(f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,1)", left)
+            if gone:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds it too
+        return len(gone)
 
     def first(self, topic: str, subject: str, kind: str) -> Event | None:
         with self._opened() as connection:
@@ -83,9 +106,15 @@ class EventFile(SQLiteFile):
 
     def read(self, topic: str, after: int, limit: int) -> list[tuple[int, Event]]:
         with self._opened() as connection:
-            query = f"SELECT seq, {COLUMNS} FROM events WHERE topic = ? AND seq > ? ORDER BY seq LIMIT ?"
-            rows = connection.execute(query, (topic, after, limit)).fetchall()
+            query = f"SELECT seq, {COLUMNS} FROM events WHERE topic = ? AND seq > ? AND kind != ? ORDER BY seq LIMIT ?"
+            rows = connection.execute(query, (topic, after, ERASED, limit)).fetchall()
         return [(row[0], _event(row[1:])) for row in rows]
+
+    def count(self, topic: str, upto: int) -> int:
+        with self._opened() as connection:
+            query = "SELECT count(*) FROM events WHERE topic = ? AND seq <= ? AND kind != ?"
+            count: int = connection.execute(query, (topic, upto, ERASED)).fetchone()[0]
+        return count
 
     def count_pending(self) -> int:
         with self._opened() as connection:
@@ -157,12 +186,12 @@ def _by_id(connection: sqlite3.Connection, event_id: str) -> Event | None:
 
 
 def _take(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    """The stream's word goes before ours."""
-    names = COLUMNS.split(", ")[1:]
-    changes, same = (sep.join(f"{name} {sign} excluded.{name}" for name in names) for sep, sign in ((", ", "="), (" AND ", "IS")))
+    """The stream's word goes before ours. What it replaces comes behind all that stands, so that who reads on from a place sees it."""
+    rows = [_row(event) for event in events]
+    same = " AND ".join(f"{name} IS ?" for name in COLUMNS.split(", ")[1:])
+    connection.executemany(f"DELETE FROM events WHERE id = ? AND NOT ({same})", rows)
     # Most of what comes back is our own, unchanged: not worth a write.
     connection.executemany(
-        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0)"
-        f" ON CONFLICT (id) DO UPDATE SET {changes}, pending = 0 WHERE pending = 1 OR NOT ({same})",
-        [_row(event) for event in events],
+        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0) ON CONFLICT (id) DO UPDATE SET pending = 0 WHERE pending = 1",
+        rows,
     )

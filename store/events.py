@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store.event_file import Event, EventFile
+from store.event_file import ERASED, Event, EventFile
 from store.protocol import StoreError
 from store.redis_stream import RedisStream
 
@@ -92,17 +92,34 @@ class EventLog:
 
     async def get(self, event_id: str) -> Event | None:
         """The event of that id, if this replica or, with a Redis that answers, another one has it."""
-        found = await self._in_thread(self._file.get, event_id)
-        while found is None and await self.exchange():
-            found = await self._in_thread(self._file.get, event_id)
-        return found
+        return await self._sought(self._file.get, event_id)
 
     async def first(self, topic: str, subject: str, kind: str) -> Event | None:
         """The first event of that kind about a subject; looks at other replicas where there is none."""
-        found = await self._in_thread(self._file.first, topic, subject, kind)
-        while found is None and await self.exchange():
-            found = await self._in_thread(self._file.first, topic, subject, kind)
+        return await self._sought(self._file.first, topic, subject, kind)
+
+    async def _sought(self, look: Callable[..., Event | None], *arguments: str) -> Event | None:
+        """What `look` finds here, or in what the other replicas had written when it was asked for: what they write meanwhile is not
+        waited for, else a busy stream would keep the caller for ever."""
+        found = await self._in_thread(look, *arguments)
+        if found is not None or self._stream is None or self._redis_error is not None:
+            return found
+        try:
+            end = await self._stream.end()
+        except StoreError as error:
+            self._failed(error)
+            return None
+        while found is None:
+            behind = _later(end, await self._in_thread(self._file.cursor))
+            more = behind and await self.exchange()
+            found = await self._in_thread(look, *arguments)
+            if not more:
+                break
         return found
+
+    async def count(self, topic: str, upto: int) -> int:
+        """Events of a topic up to a place. Fewer than were read up to there = some of those were replaced, and come again behind it."""
+        return await self._in_thread(self._file.count, topic, upto)
 
     async def read(self, topic: str, *, after: int = 0, limit: int = PAGE) -> list[tuple[int, Event]]:
         """(place, event) of a topic in order of arrival at this replica, behind place `after`. Fewer than `limit` = the end."""
@@ -116,6 +133,12 @@ class EventLog:
             place = page[-1][0]
             events += (event for _, event in page)
         return sorted(events, key=lambda event: (event.time, event.id))
+
+    async def erase(self, of: Callable[[str], bool], *, subject: str | None = None, before: float | None = None) -> int:
+        """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any):
+        here and, as soon as Redis answers, on every replica. Their ids stay, so that no copy comes back. How many this replica had."""
+        await self.exchange()  # what only the others have so far
+        return await self._in_thread(self._file.erase, of, subject, before)
 
     async def pending(self) -> int:
         """Events that Redis has not taken yet; all events where there is no Redis."""
@@ -208,7 +231,7 @@ class EventLog:
         assert self._stream is not None
         earlier: dict[str, Event] = {}
         for at in range(0, len(events), PAGE):
-            replies = await self._stream.push([(event.id, event.packed()) for event in events[at : at + PAGE]])
+            replies = await self._stream.push([(event.id, event.packed(), event.kind == ERASED) for event in events[at : at + PAGE]])
             found = (Event.unpacked(reply) for reply in replies if reply is not None)
             earlier |= {event.id: event for event in found}
         self._answered()
@@ -240,3 +263,9 @@ class EventLog:
         if self._redis_error is not None:
             log.warning("Redis answers again")
         self._redis_error = None
+
+
+def _later(place: str, other: str) -> bool:
+    """Whether `place` lies behind `other` in a stream; empty = before its first entry."""
+    first, second = (tuple(int(part) for part in one.split("-")) if one else () for one in (place, other))
+    return first > second

@@ -38,20 +38,25 @@ for i, name in ipairs({{'requests', 'tokens'}}) do
     end
   end
 end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 if tonumber(ARGV[5]) > 0 then
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
   if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[5]) then return {{'concurrency', '1', '0', '1'}} end
+end
+if tonumber(ARGV[5]) > 0 or tonumber(ARGV[2]) > 0 then
   redis.call('ZADD', KEYS[2], now + {LEASE_S}, ARGV[6])
   redis.call('PEXPIRE', KEYS[2], {int(1000 * LEASE_S)})
 end
 for name, full in pairs(after) do redis.call('HSET', KEYS[1], name, string.format('%.6f', full)) end
-redis.call('PEXPIRE', KEYS[1], {int(2000 * PERIOD_S)})
+local last = math.max(after['requests'] or 0, after['tokens'] or 0)
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', 1000 * math.max({2 * PERIOD_S}, last - now + {PERIOD_S})))
 return {{'', '0', tostring(left), string.format('%.6f', reset)}}
 """
 GIVE_BACK = f"""
-redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('ZREM', KEYS[2], ARGV[1]) == 0 then return 0 end
 if tonumber(ARGV[2]) > 0 and redis.call('HEXISTS', KEYS[1], 'tokens') == 1 then
-  redis.call('HINCRBYFLOAT', KEYS[1], 'tokens', string.format('%.6f', ARGV[3] * {PERIOD_S} / ARGV[2]))
+  local full = tonumber(redis.call('HINCRBYFLOAT', KEYS[1], 'tokens', string.format('%.6f', ARGV[3] * {PERIOD_S} / ARGV[2])))
+  local ahead = full - redis.call('TIME')[1]
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', 1000 * math.max({2 * PERIOD_S}, ahead + {PERIOD_S})))
 end
 return 1
 """
@@ -87,7 +92,8 @@ class Limiter(Protocol):
         ...
 
     async def give_back(self, caller: str, quota: Quota, lease: str, *, tokens: int = 0) -> None:
-        """End a lease; `tokens` is what was taken beyond what `take` was told, negative where it was less. Raises StoreError."""
+        """End a lease; `tokens` is what was taken beyond what `take` was told, negative where it was less. Of a lease that is none, or was
+        given back before, nothing changes, so that whoever lost the reply may say it again. Raises StoreError."""
         ...
 
 
@@ -140,16 +146,18 @@ class MemoryLimiter:
             after[name] = full
             if name == "requests" or left < 0:
                 left, reset = math.floor((PERIOD_S - (full - now)) * limit / PERIOD_S + 1e-6), full - now
-        if quota.concurrency is not None:
-            held.leases = {name: until for name, until in held.leases.items() if until > now}
-            if len(held.leases) >= quota.concurrency:
-                return Verdict("concurrency", 1.0, 0, 1.0)
+        while held.leases and next(iter(held.leases.values())) <= now:  # in order of time
+            held.leases.pop(next(iter(held.leases)))
+        if quota.concurrency is not None and len(held.leases) >= quota.concurrency:
+            return Verdict("concurrency", 1.0, 0, 1.0)
+        if quota.concurrency is not None or quota.tokens_per_minute is not None:
             held.leases[lease] = now + LEASE_S
         held.full.update(after)
         return Verdict(None, 0.0, left, reset)
 
     async def give_back(self, caller: str, quota: Quota, lease: str, *, tokens: int = 0) -> None:
         held = self._held.setdefault(caller, _Held())
-        held.leases.pop(lease, None)
+        if held.leases.pop(lease, None) is None:
+            return
         if quota.tokens_per_minute is not None and "tokens" in held.full:
             held.full["tokens"] += tokens * PERIOD_S / quota.tokens_per_minute

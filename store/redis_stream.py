@@ -13,9 +13,13 @@ from store.redis import RedisStore
 # The place that an id was given tells a repeated push (whose reply was lost) from a new event: in one step, so never twice.
 PUSH = """
 local replies = {}
-for i = 1, #ARGV, 2 do
+for i = 1, #ARGV, 3 do
   local place = redis.call('HGET', KEYS[2], ARGV[i])
   local entry = place and redis.call('XRANGE', KEYS[1], place, place)[1]
+  if entry and ARGV[i + 2] == '1' and entry[2][2] ~= ARGV[i + 1] then
+    redis.call('XDEL', KEYS[1], place)
+    entry = nil
+  end
   if entry then
     replies[#replies + 1] = entry[2][2] ~= ARGV[i + 1] and entry[2][2]
   else
@@ -36,9 +40,10 @@ class RedisStream:
         self.url = self._server.url
         self._keys = [f"{namespace}:{{events}}:stream", f"{namespace}:{{events}}:ids"]
 
-    async def push(self, events: Sequence[tuple[str, bytes]]) -> list[bytes | None]:
-        """Add (id, event) pairs. None each where it is in the stream now, else the different event that was there before."""
-        arguments = [part for event_id, data in events for part in (event_id.encode(), data)]
+    async def push(self, events: Sequence[tuple[str, bytes, bool]]) -> list[bytes | None]:
+        """Add (id, event, whether it is what is left of an erased one, which goes before any other). None each where it is in the stream
+        now, else the different event that was there before."""
+        arguments = [part for event_id, data, erased in events for part in (event_id.encode(), data, int(erased))]
         replies: list[bytes | None] = await self._server._ask(lambda server: server.eval(PUSH, 2, *self._keys, *arguments))
         return replies
 
@@ -52,6 +57,11 @@ class RedisStream:
         if after and (not found or found[0][0] != after):
             return True, []
         return False, found[1:] if after else found
+
+    async def end(self) -> str:
+        """The place of the last entry; empty where there is none."""
+        entries = await self._server._ask(lambda server: server.xrevrange(self._keys[0], count=1))
+        return entries[0][0].decode() if entries else ""
 
     async def aclose(self) -> None:
         await self._server.aclose()

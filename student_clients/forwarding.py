@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from student_clients.errors import StudentError
+from student_clients.token_bounds import BYTES_A_TOKEN
 from student_clients.usage import Usage, UsageReader
 
 if TYPE_CHECKING:
@@ -63,16 +64,29 @@ class ForwardedReply:
         """Whether `chunks` came to the end of the body."""
         self.usage: Usage | None = None
         """Tokens, known once `chunks` has ended, where the server said."""
+        self._reader = UsageReader(events=self.headers.get("content-type", "").startswith("text/event-stream"))
         self._response = response
         self._deadline = deadline
         self._translated = translated
         self._on_usage = on_usage
 
+    @property
+    def snapshot(self) -> tuple[str, str] | None:
+        """(model, system_fingerprint) of the answer, as far as it was read."""
+        return self._reader.snapshot
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer so far: as the server counted, else about as many as came, an event of a stream each."""
+        if self.usage is not None:
+            return self.usage.completion_tokens
+        return self._reader.events or -(-self._reader.bytes // BYTES_A_TOKEN)
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body in pieces, as they come; once. Raises StudentTimeout or StudentUnreachable where it does not come to its end."""
         import httpx2
 
-        reader = UsageReader(events=self.headers.get("content-type", "").startswith("text/event-stream"))
+        reader = self._reader
         pieces = self._response.aiter_bytes()
         failure: StudentError | None = None
         while True:

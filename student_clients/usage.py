@@ -64,12 +64,20 @@ class UsageReader:
 
     def __init__(self, *, events: bool) -> None:
         self.usage: Usage | None = None
+        self.bytes = 0
+        """Of the body, so far."""
+        self.events = 0
+        """Of a stream, so far: about as many tokens, where the server sends one each."""
+        self.snapshot: tuple[str, str] | None = None
+        """(model, system_fingerprint) that the answer came from, "" where the server does not say; None before it said anything."""
         self._events = events
         self._held = bytearray()
 
     def feed(self, piece: bytes) -> None:
         self._held += piece
+        self.bytes += len(piece)
         if self._events:
+            self.events += piece.count(b"data:")
             *lines, self._held = self._held.split(b"\n")
             for line in lines:
                 self._read(line)
@@ -83,11 +91,14 @@ class UsageReader:
         return self.usage
 
     def _read(self, text: bytes | bytearray) -> None:
-        if b'"usage"' not in text:
+        if b'"usage"' not in text and (self.snapshot is not None or b'"model"' not in text):
             return
         try:
             data: Any = json.loads(text.removeprefix(b"data:") if self._events else text)
             inner = data.get("response") or data
+            model, fingerprint = inner.get("model"), inner.get("system_fingerprint")
+            if self.snapshot is None and isinstance(model, str):
+                self.snapshot = (model[:200], fingerprint[:200] if isinstance(fingerprint, str) else "")
             if inner.get("usage") is not None:
                 self.usage = Usage.model_validate(inner["usage"])
         except (ValueError, AttributeError, ValidationError):

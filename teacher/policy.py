@@ -247,12 +247,36 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _check_weights(folder: Path, model: Any) -> None:
+    """Raises SettingError for weights that would write nonsense: transformers fills in at random what a file lacks, and a training that
+    diverged leaves numbers that are none."""
+    import torch
+    from safetensors import safe_open
+
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        raise SettingError(f"{folder}: holds no *.safetensors; other formats of weights can run code and are not loaded")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118 -- no mapping
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    for name, parameter in model.named_parameters():
+        if name not in tied and shapes.get(name, tuple(parameter.shape)) != tuple(parameter.shape):
+            raise SettingError(f"{folder}: {name} has the shape {shapes[name]} in the file and {tuple(parameter.shape)} in the config")
+        if name not in shapes and name not in tied:
+            raise SettingError(f"{folder}: the weights lack {name}")
+        if not torch.isfinite(parameter).all():
+            raise SettingError(f"{folder}: {name} holds numbers that are not finite; the training diverged")
+
+
 def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1) -> LoadedTeacher:
     """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
     manifest = read_manifest(folder)
     if teacher_sha256(folder) != manifest["sha256"]:
         raise SettingError(f"{folder}: the files do not match the manifest's sha256; the teacher was altered or is incomplete")
     model, tokenizer = load_model(str(folder))
+    _check_weights(folder, model)
     prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
     policy = TransformersPolicy(
         model,

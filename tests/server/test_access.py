@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from exchange.settings import SettingError
 from server.app import create_app
 from server.keys import Key, change, new_secret
 from server.settings import ServerSettings
@@ -22,6 +24,7 @@ from tests.redis_server import RedisServer, running_redis
 from tests.server.fakes import FakePolicy, FakeTeacher, HangingPolicy
 from tests.student_clients.conftest import chat
 from tests.student_clients.faulty_server import faulty_server, reply
+from tests.student_clients.test_forwarding import EVENTS, delta, streamed
 
 Make = Callable[..., str]
 HOSTS = ["testserver", "evil.example", "/livez", "localhost/livez", "testserver:80@evil", "", "a\tb", "[::1"]
@@ -145,6 +148,24 @@ def test_on_failure(file: Path, make: Make) -> None:
     assert got.headers["wst-degraded"] == "timeout"
 
 
+def test_a_failed_item_of_a_batch_is_an_error_in_its_place(file: Path, make: Make) -> None:
+    def say(example: Any) -> str:
+        if example.query == "bad":
+            raise RuntimeError
+        return "Add."
+
+    soft, hard = make(), make(on_failure="error")
+    items = {"items": [{"query": "good"}, {"query": "bad"}]}
+    with served(file, FakePolicy(say)) as client:
+        got = client.post("/instruct/batch", json=items, headers=bearer(hard))
+        good, bad = got.json()["items"]
+        assert (got.status_code, good["instruction"], got.headers["wst-degraded"]) == (200, "Add.", "teacher_failed")
+        assert bad["error"]["type"] == "capacity"
+        assert bad["error"]["request_id"] == f"{got.json()['request_id']}-1"
+        good, bad = client.post("/instruct/batch", json=items, headers=bearer(soft)).json()["items"]
+        assert (good["source"], bad["source"], bad["degraded"]) == ("cache", "passthrough", "teacher_failed")
+
+
 @pytest.mark.parametrize("store", [None, pytest.param("redis", marks=pytest.mark.redis)])
 def test_limits_are_told_and_kept(file: Path, make: Make, store: str | None, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("redis_server").url if store else None
@@ -174,6 +195,71 @@ def test_tokens_are_charged_as_the_student_counts_them(file: Path, make: Make, m
             while (refused := client.post("/v1/chat/completions", json=body, headers=bearer(key))).status_code != 429:
                 assert time.monotonic() < deadline
     assert int(refused.headers["retry-after"]) > 1
+
+
+@pytest.mark.parametrize("in_events", [True, False])
+def test_tokens_are_charged_where_nobody_counts_them(file: Path, make: Make, in_events: bool) -> None:
+    """A body in chunks says no length, and a stream need not hold a usage: what came and went is charged."""
+    key = make(tokens_per_minute=1000)
+    body = json.dumps({"model": "m", "stream": in_events, "messages": [{"role": "user", "content": "q" * 2000}]}).encode()
+    with faulty_server() as upstream:
+        upstream.script = [
+            reply(200, streamed(*[delta("x")] * 600), EVENTS) if in_events else reply(200, {"choices": [], "text": "y" * 2400})
+        ]
+        with served(file, students={"m": ServedStudent(base_url=upstream.url)}) as client:
+
+            def ask() -> Any:
+                chunks = (body[i : i + 100] for i in range(0, len(body), 100))
+                return client.post("/v1/chat/completions", content=chunks, headers=bearer(key, **{"content-type": "application/json"}))
+
+            assert [ask().status_code for _ in range(2)] == [200, 429]
+            limits: Any = client.app.state.limits  # type: ignore[attr-defined]
+            (held,) = limits.local._held.values()
+            ahead = (held.full["tokens"] - time.monotonic()) / 60 * 1000
+            # About 500 tokens of the prompt, and 600 of the answer.
+            assert 1050 < ahead < 1400, ahead
+
+
+@pytest.mark.redis
+def test_a_lease_is_given_back_after_a_blip_of_redis(file: Path, make: Make) -> None:
+    key = make(concurrency=1)
+    servers = running_redis("--appendonly", "yes", "--appendfsync", "always")
+    redis: RedisServer = next(servers)
+    gate = threading.Event()
+
+    class Waits(FakePolicy):
+        async def instruct(self, examples: Any) -> Any:
+            while not gate.is_set():  # noqa: ASYNC110 -- set by another thread
+                await asyncio.sleep(0.005)
+            return await super().instruct(examples)
+
+    try:
+        with served(file, Waits(), store=redis.url, cache_entries=0, store_timeout_ms=500, deadline_ms=60_000) as client:
+            answers: list[int] = []
+            asking = threading.Thread(
+                target=lambda: answers.append(client.post("/instruct", json={"query": "q"}, headers=bearer(key)).status_code)
+            )
+            asking.start()
+            while _leases(redis.url) != 1:
+                time.sleep(0.01)
+            redis.kill()
+            gate.set()
+            asking.join()
+            assert answers == [200]
+            redis.start()
+            give_up = time.monotonic() + 30
+            while _leases(redis.url) != 0:
+                assert time.monotonic() < give_up, "the lease is still held"
+                time.sleep(0.02)
+    finally:
+        servers.close()  # type: ignore[attr-defined]
+
+
+def _leases(url: str) -> int:
+    from redis import Redis
+
+    with Redis.from_url(url) as client:
+        return sum(int(client.zcard(name)) for name in client.scan_iter("*:leases"))  # type: ignore[arg-type]
 
 
 FAULTS = ["killed", "hung", "readonly"]
@@ -221,3 +307,9 @@ def test_a_body_is_not_read_before_the_key(file: Path, make: Make) -> None:
     with served(file) as client:
         got = client.post("/v1/chat/completions", headers={"content-length": "10000000000"})
     assert json.loads(got.content)["error"]["type"] == "no_key"  # and not 413
+
+
+@pytest.mark.parametrize("store", ["sqlite:/tmp/x.db", "memory:", "/tmp/x.db", "http://h"])
+def test_a_store_that_no_replica_shares_is_refused(store: str) -> None:
+    with pytest.raises(SettingError, match="only a Redis is shared"):
+        create_app(ServerSettings(store=store), FakeTeacher(FakePolicy()))

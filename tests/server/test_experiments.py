@@ -326,3 +326,14 @@ def test_an_event_of_another_version_is_left_out(tmp_path: Path) -> None:
     with online(tmp_path) as client:
         created(client, id="e2")
         assert [one["id"] for one in client.get("/experiments").json()["experiments"]] == ["e1", "e2"]
+
+
+def test_an_arm_that_does_not_exist_refuses_a_batch_before_any_of_it_is_served(tmp_path: Path) -> None:
+    policy = FakePolicy()
+    with online(tmp_path, policy=policy) as client:
+        created(client)
+        items = [{"query": "q", "unit": "u", "experiment": "e1", "force_arm": arm} for arm in ("teacher", "nope")]
+        got = client.post("/instruct/batch", json={"items": items})
+        assert_error(got, 422, "invalid_field", "items.1.force_arm: 'nope': no such arm; known: raw, teacher")
+        assert not policy.batches
+        assert client.get("/experiments/e1/log").text == ""

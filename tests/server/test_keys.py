@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.keys import KeyRing, change, main
+from exchange.settings import SettingError
+from server.keys import KeyRing, change, main, read_keys
 
 
 def made(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -111,3 +112,11 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no key 'x'" in refused(file, capsys, "revoke", "x")
     assert "required" in refused(file, capsys)
     assert not file.exists() or '"keys":{}' in file.read_text().replace(" ", "").replace("\n", "")
+
+
+def test_a_date_without_its_offset_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = {"tenant": "t", "secrets": [], "scopes": [], "created": "2026-01-01T00:00:00Z", "expires": "2030-01-01T00:00:00"}
+    path.write_text(json.dumps({"keys": {"0123456789ab": key}}))
+    with pytest.raises(SettingError, match=r"keys\.0123456789ab\.expires: a date and time needs its offset from UTC, as in 2030"):
+        read_keys(path)

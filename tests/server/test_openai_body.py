@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from exchange.compose import compose_query
 from exchange.records import Message
-from server.openai_body import NotJSONError, Options, read
+from server.openai_body import MOST_COMMAS, MOST_TURNS, NotJSONError, Options, TooComplexError, read
 
 ODD = """ {"x": 1.50e1, "model":"m" ,"n":1E5,"x":[ ],"messages" : [
   {"role":"system","content":"Be br\\u00efef."}, {"role": "user", "name":"a", "content" : "2 + 2 \\ud83d\\ude00 ä?" , "y":{}}
@@ -122,7 +122,7 @@ def test_responses() -> None:
         ('{"wst":{"task":"math"},"b":2}', '{"b":2}'),
         ('{"a": 1,"wst":{"task":"math"}}', '{"a": 1}'),
         ('{ "wst":{"task":"math"} }', "{  }"),
-        ('{"wst":{}, "a": 1, "a": 2, "wst":{"task":"math"}}', '{"a": 1, "a": 2}'),
+        ('{"a": 1, "wst":{"task":"math"}, "a": 2}', '{"a": 1, "a": 2}'),
     ],
 )
 def test_our_own_field_is_read_and_taken_out(text: str, left: str) -> None:
@@ -180,3 +180,37 @@ def test_any_body_is_read_as_json_reads_it(others: dict[str, Any], messages: lis
         if isinstance(last["content"], str):
             last["content"] = found.turn.query
             assert changed == json.loads(content)
+
+
+def test_the_students_own_name_goes_to_the_student() -> None:
+    found = read(b'{"model": "ours", "messages": [{"role": "user", "content": "q"}], "x":1.0, "model" :"ours"}')
+    assert found.uninstructed("theirs-\u00e4") == (
+        b'{"model": "theirs-\\u00e4", "messages": [{"role": "user", "content": "q"}], "x":1.0, "model" :"theirs-\\u00e4"}'
+    )
+    both = json.loads(found.instructed("Add.", "theirs"))
+    assert both == {"model": "theirs", "messages": [{"role": "user", "content": compose_query("q", "Add.")}], "x": 1.0}
+    assert found.uninstructed() == found.raw
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"a":1' + ',"wst":{}' * 2 + "}",
+        '{"wst":{}' + ',"wst":{}' * 200_000 + "}",
+        '{"messages":[' + "0," * MOST_TURNS + "0]}",
+        '{"messages":[{"role":"user","content":[' + "0," * MOST_TURNS + "0]}]}",
+        '{"input":[' + '"x",' * MOST_TURNS + '{"content":"q"}]}',
+        '{"x":[[' + "0," * (MOST_COMMAS + 1) + "0]]}",
+    ],
+)
+def test_what_would_take_long_is_refused_early(body: str) -> None:
+    """Bounded by counts and not by the clock: no element beyond the bound is read."""
+    with pytest.raises(TooComplexError):
+        read(body.encode())
+
+
+def test_a_picture_of_megabytes_is_no_work() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 8_000_000}}, {"type": "text", "text": "Why?"}]
+    found = read(json.dumps({"messages": [{"role": "user", "content": parts}]}).encode())
+    assert found.turn is not None
+    assert found.turn.query == "Why?"

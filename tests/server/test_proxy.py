@@ -384,3 +384,19 @@ def test_a_proxied_request_takes_part_in_an_experiment(upstream: FaultyServer, t
         assert sum(arm["n"] for arm in report["metrics"]["resolved"]["arms"].values()) == 20
         plain = post(address, json.dumps({"model": "m", "messages": ASKED}).encode())
         assert "WST-Experiment" not in plain.headers
+
+
+def test_a_student_under_another_name_is_asked_by_its_own(upstream: FaultyServer) -> None:
+    student = ServedStudent(base_url=upstream.url, model="their-name-2026", api_key_env="STUDENT_KEY")
+    app = create_app(ServerSettings(students={"m": student}), FakeTeacher(FakePolicy()))
+    with running_app(app) as address:
+        post(address, json.dumps({"model": "m", "messages": ASKED}).encode())
+        post(address, json.dumps({"model": "m", "messages": ASKED}).encode(), wst_instruct="off")
+    composed = [{"role": "user", "content": COMPOSED}]
+    assert upstream.bodies == [{"model": "their-name-2026", "messages": composed}, {"model": "their-name-2026", "messages": ASKED}]
+
+
+@pytest.mark.parametrize("body", [b'{"model":"m","wst":{},"wst":{}}', b'{"model":"m","messages":[' + b"0," * 20_000 + b"0]}"])
+def test_what_would_take_long_to_read_is_refused(address: str, body: bytes) -> None:
+    got = post(address, body)
+    assert (got.status_code, got.json()["error"]["type"]) == (422, "invalid_field")

@@ -11,8 +11,9 @@ from starlette.testclient import TestClient
 from exchange.records import Instruction, Message, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from server.app import create_app, make_desk
+from server.app import create_app
 from server.cache import InstructionCache
+from server.reload import make_desk
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, check_speed, load
 from student_clients.errors import StudentServerError

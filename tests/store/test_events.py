@@ -11,7 +11,7 @@ import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -366,3 +366,46 @@ def test_a_redis_that_hangs_is_waited_for_once(tmp_path: Path, own_redis: RedisS
 
     run(body)
     assert RETRY_S < 5
+
+
+def test_a_replaced_event_comes_again_to_who_reads_on(tmp_path: Path) -> None:
+    """Another replica's event of the same id was first in the stream: a consumer behind ours still gets to see it."""
+
+    async def body() -> None:
+        log = EventLog(tmp_path / "events.db")
+        await log.append([event("a", value=1), event("b", value=1)])
+        ((_, _), (place, _)) = await log.read("t")
+        assert await log.count("t", place) == 2
+        log._file.merge([event("a", value=2), event("b", value=1)], "1-0")
+        assert [(found.id, found.content) for _, found in await log.read("t", after=place)] == [("a", {"value": 2})]
+        assert await log.count("t", place) == 1
+        assert await log.pending() == 0
+        await log.aclose()
+
+    run(body)
+
+
+@pytest.mark.redis
+def test_an_unknown_id_is_looked_for_once_however_busy_the_others_are(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def body() -> None:
+        space = uuid.uuid4().hex
+        mine, theirs = (EventLog(tmp_path / f"{i}.db", redis_url=redis_server.url, namespace=space, redis_timeout_s=10) for i in range(2))
+        assert mine._stream is not None
+        pulls, pull = 0, mine._stream.pull
+
+        async def busy(after: str, count: int) -> Any:
+            nonlocal pulls
+            pulls += 1
+            assert pulls < 50, "it follows the others for ever"
+            await theirs.append([event(f"more-{pulls}")])
+            return await pull(after, count)
+
+        mine._stream.pull = busy  # type: ignore[method-assign]
+        await theirs.append([event("known")])
+        assert await mine.get("known") == event("known")
+        assert await mine.get("unknown") is None
+        assert await mine.first("t", "nobody", "k") is None
+        for log in (mine, theirs):
+            await log.aclose()
+
+    run(body)

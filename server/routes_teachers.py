@@ -1,0 +1,62 @@
+"""`/teachers`: who writes the instructions, and another one in its place while the service runs. For keys with the scope `admin`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+
+from evaluation.experiment import Identifier
+from exchange.records import Record
+from exchange.settings import SettingError
+from server.errors import Conflict, Unknown
+from server.reload import Reloads
+from server.routes_experiments import no_foreign_page
+from server.teachers import Teachers
+from server.wire import ErrorReply, TeacherName
+
+router = APIRouter(prefix="/teachers", responses={status: {"model": ErrorReply} for status in (400, 404, 409, 413, 422, 503)})
+
+
+class ReloadRequest(Record):
+    """Which teacher to load."""
+
+    run: Identifier | None = None
+    """The name of a run directory under WST_RUNS_DIR; null = where the config says, which is the newest run where it says nothing."""
+
+
+class TeachersReply(Record):
+    """The teachers by name."""
+
+    teachers: dict[str, TeacherName]
+
+
+def _teachers(request: Request) -> Teachers:
+    teachers: Teachers = request.app.state.teachers
+    return teachers
+
+
+TeachersOf = Annotated[Teachers, Depends(_teachers)]
+
+
+@router.get("")
+async def get_teachers(teachers: TeachersOf) -> TeachersReply:
+    """The teachers that serve now."""
+    found = {name: teachers.get(name) for name in teachers.names()}
+    named = {name: TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256) for name, desk in found.items() if desk is not None}
+    return TeachersReply(teachers=named)
+
+
+@router.post("/{name}/reload", dependencies=[Depends(no_foreign_page)])
+async def post_reload(name: str, request: Request, teachers: TeachersOf, body: ReloadRequest | None = None) -> TeacherName:
+    """Load a teacher beside the one that serves and swap them; 409 where it cannot be loaded, and then the old one serves on."""
+    if teachers.get(name) is None:
+        raise Unknown(f"there is no teacher of this name; known: {', '.join(teachers.names())}")
+    reloads: Reloads = request.app.state.reloads
+    run = None if body is None else body.run
+    try:
+        desk = await reloads.reload(name, run)
+    except SettingError as error:
+        raise Conflict(f"the old teacher serves on: {error}") from None
+    await reloads.tell(name, run, desk.teacher.sha256)
+    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)

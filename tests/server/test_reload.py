@@ -1,0 +1,218 @@
+"""Teachers exchanged under traffic: real checkpoints, swapped in one step; bad ones of every kind, refused while the old one serves on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from lab.weights_folder import weights_dir
+from server.app import create_app
+from server.settings import ServerSettings
+from server.teachers import TeacherSource, load
+from store import EventLog
+from teacher.policy import MANIFEST, teacher_sha256
+from tests.redis_server import RedisServer, running_redis
+from tests.server.test_instruct import assert_error
+from tests.server.test_modes import until
+
+QUERY = "What is 17 more than 25?"
+
+
+def sign(folder: Path) -> None:
+    """Make the manifest say what the files are: damage that no checksum tells."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": teacher_sha256(folder)}))
+
+
+def add_run(runs: Path, name: str, change: Callable[[Path], None] = lambda folder: None, *, signed: bool = True) -> Path:
+    """A run directory with the shipped teacher, changed."""
+    folder = runs / name / "teacher"
+    shutil.copytree(weights_dir("arithmetic") / "trained_teacher", folder)
+    change(folder)
+    if signed:
+        sign(folder)
+    return folder
+
+
+def other_words(folder: Path) -> None:
+    """As good a teacher, of another sum."""
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**config, "_note": folder.parent.name}))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WST_RUNS_DIR", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def client(runs: Path) -> Iterator[TestClient]:
+    add_run(runs, "first")
+    settings = ServerSettings(teacher=str(runs / "first"), cache_entries=0, deadline_ms=30_000)
+    teacher = load(TeacherSource(folder=settings.teacher), "default", batch_size=32, threads=2, timeout_s=30)
+    with TestClient(create_app(settings, teacher)) as client:
+        yield client
+
+
+def reload(client: TestClient, run: str | None) -> Any:
+    return client.post("/teachers/default/reload", json={"run": run})
+
+
+def test_each_answer_is_of_exactly_one_teacher(client: TestClient, runs: Path) -> None:
+    folders = [add_run(runs, f"run-{i}", other_words) for i in range(2)]
+    sums = {teacher_sha256(folder) for folder in folders} | {client.get("/readyz").json()["teacher"]["sha256"]}
+    assert len(sums) == 3
+    answers: list[Any] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            got = client.post("/instruct", json={"query": QUERY})
+            answers.append((got.status_code, got.json()["source"], (got.json()["teacher"] or {}).get("sha256"), got.json()["instruction"]))
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for i in (0, 1, 0, 1):
+        got = reload(client, f"run-{i}")
+        assert (got.status_code, got.json()["sha256"]) == (200, teacher_sha256(folders[i]))
+        assert client.post("/instruct", json={"query": QUERY}).json()["teacher"]["sha256"] == teacher_sha256(folders[i])
+    over.set()
+    for thread in asking:
+        thread.join()
+    assert {(status, source) for status, source, _, _ in answers} == {(200, "teacher")}
+    assert {sha256 for _, _, sha256, _ in answers} <= sums
+    assert len({text for *_, text in answers}) == 1
+    assert client.get("/teachers").json()["teachers"]["default"]["sha256"] == teacher_sha256(folders[1])
+
+
+def weights(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return edit
+
+
+def spoilt(value: float) -> Callable[[Path], None]:
+    def change(tensors: dict[str, Any]) -> None:
+        name = next(name for name in tensors if "mlp" in name)
+        tensors[name].view(-1)[3] = value
+
+    return weights(change)
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps({**json.loads((folder / "config.json").read_text()), **changes}))
+
+    return edit
+
+
+def write(name: str, content: bytes) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return edit
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, share: float) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((content := (folder / name).read_bytes())[: int(share * len(content))])
+
+
+def to_pickle(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def drop_a_tensor(tensors: dict[str, Any]) -> None:
+    del tensors[next(name for name in tensors if "mlp" in name)]
+
+
+def of_another_shape(tensors: dict[str, Any]) -> None:
+    name = next(name for name in tensors if "mlp" in name)
+    tensors[name] = tensors[name][:-1].clone()
+
+
+SIGNED = {
+    "nan": spoilt(float("nan")),
+    "inf": spoilt(float("inf")),
+    "a tensor lacks": weights(drop_a_tensor),
+    "a tensor of another shape": weights(of_another_shape),
+    "weights cut": cut("model.safetensors", 0.5),
+    "weights empty": write("model.safetensors", b""),
+    "weights garbage": write("model.safetensors", b"\xff" * 1000),
+    "no weights": remove("model.safetensors"),
+    "pickled weights": to_pickle,
+    "config garbage": write("config.json", b"{"),
+    "no config": remove("config.json"),
+    "unknown architecture": config(model_type="nothing", architectures=["Nothing"]),
+    "code of its own": config(model_type="own", auto_map={"AutoConfig": "x.Y", "AutoModelForCausalLM": "x.Z"}),
+    "another width": config(hidden_size=48),
+    "another vocabulary": config(vocab_size=7),
+    "tokenizer garbage": write("tokenizer.json", b"{}"),
+    "no template": remove("template.txt"),
+    "template not UTF-8": write("template.txt", b"\xff\xfe"),
+    "manifest is none": write(MANIFEST, b"[]"),
+    "manifest lacks its limit": lambda folder: (folder / MANIFEST).write_text('{"id": "x", "sha256": "", "task": "t", "blind": false}'),
+}
+UNSIGNED = {"a byte changed": cut("model.safetensors", 0.999), "a file added": write("extra.json", b"{}")}
+
+
+def test_bad_checkpoints_are_refused_and_the_old_one_serves_on(client: TestClient, runs: Path) -> None:
+    before = client.get("/readyz").json()
+    text = client.post("/instruct", json={"query": QUERY}).json()["instruction"]
+    taken = []
+    for i, (kind, change) in enumerate({**SIGNED, **UNSIGNED}.items()):
+        add_run(runs, f"bad-{i}", change, signed=kind in SIGNED and not kind.startswith("manifest"))
+        got = reload(client, f"bad-{i}")
+        if got.status_code != 409:
+            taken.append((kind, got.text))
+            continue
+        assert_error(got, 409, "conflict", "the old teacher serves on: ")
+        assert client.get("/readyz").json() == before
+        assert client.post("/instruct", json={"query": QUERY}).json()["instruction"] == text
+    assert not taken
+    assert_error(reload(client, "no-such-run"), 409, "conflict", "the old teacher serves on: ")
+    for name in ("../first", "/etc", "first/teacher", ""):
+        assert_error(reload(client, name), 422, "invalid_field", "run: ")
+    assert_error(client.post("/teachers/other/reload"), 404, "not_found", "known: default")
+    foreign = client.post("/teachers/default/reload", headers={"sec-fetch-site": "cross-site"})
+    assert foreign.status_code == 403
+
+
+@pytest.mark.redis
+def test_every_replica_follows(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.experiments.EventLog", lambda path, redis_url: EventLog(path, redis_url=redis_url, redis_timeout_s=10))
+    add_run(runs, "first")
+    folder = add_run(runs, "second", other_words)
+    servers = running_redis("--appendonly", "yes")
+    redis: RedisServer = next(servers)
+
+    def replica(name: str) -> TestClient:
+        settings = ServerSettings(teacher=str(runs / "first"), event_log=str(tmp_path / name), store=redis.url, deadline_ms=30_000)
+        teacher = load(TeacherSource(folder=settings.teacher), "default", batch_size=32, threads=1, timeout_s=30)
+        return TestClient(create_app(settings, teacher))
+
+    with replica("a.db") as a, replica("b.db") as b:
+        assert reload(a, "second").status_code == 200
+        until(lambda: b.get("/readyz").json()["teacher"]["sha256"] == teacher_sha256(folder), "the other replica did not follow")
+    servers.close()  # type: ignore[attr-defined]
