@@ -193,7 +193,7 @@ class Preferred:
         """A failed judge or raw answer gives `value` None and `problem`."""
         if completion.text is None:
             return Score(value=None)
-        if not guard(instruction).instruction.text:
+        if not guard(instruction, example).instruction.text:
             return Score(value=TIE, parts={"win": TIE})
         try:
             raw = await self.raw.of(example)
