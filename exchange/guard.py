@@ -19,9 +19,8 @@ A refusal is silence with a reason, so the student gets exactly the raw messages
 from __future__ import annotations
 
 import re
-import unicodedata
 
-from exchange.copied import copies, revealed
+from exchange.copied import blobs, copies, revealed
 from exchange.records import Instruction, PublicExample, Record
 
 MAX_CHARS = 2000
@@ -97,8 +96,9 @@ _MARKUP = re.compile(
     r"<(?:script|iframe|img|object|embed|svg|form|link|meta|base|style|video|audio)\b[^<>\n]{0,2000}>|<a\s[^<>\n]{0,200}href|<!--|!\[",
     re.IGNORECASE,
 )
-_BLOB = re.compile(r"[A-Za-z0-9+/_-]{32,}")
-_ESCAPED = re.compile(r"(?:%[0-9a-f]{2}){6}|(?:\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})){4}|(?:&#x?[0-9a-f]{2,6};){4}|(?:\b[01]{8}\b\s?){4}", re.IGNORECASE)
+_ESCAPED = re.compile(
+    r"(?:%[0-9a-f]{2}){6}|(?:\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})){4}|(?:&#x?[0-9a-f]{2,6};){4}|(?:\b[01]{8}\b\s?){4}", re.IGNORECASE
+)
 _INJECTED = re.compile(
     r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:previous|prior|above|earlier|all|any|system|your)\b.{0,40}"
     r"\b(?:instruction|prompt|rule|message|guideline|directive)s?\b"
@@ -160,14 +160,9 @@ def _refusal(text: str, max_chars: int) -> str | None:
         return "markup"
     if _ADDRESS.search(seen) or _DISGUISED_ADDRESS.search(seen) or _LINK.search(seen):
         return "address"  # one that was plain is gone by now
-    if _ESCAPED.search(seen) or any(_is_blob(found.group()) for found in _BLOB.finditer(seen)):
+    if _ESCAPED.search(seen) or blobs(seen):
         return "encoded"
     return "injected" if _INJECTED.search(seen) else None
-
-
-def _is_blob(run: str) -> bool:
-    """Whether a long run is base64 or hexadecimal digits rather than a word or a number."""
-    return any(c.isdigit() for c in run) and any(c.isalpha() for c in run) or (run != run.lower() and run != run.upper() and "_" not in run)
 
 
 def _repeated(text: str, example: PublicExample) -> str | None:
