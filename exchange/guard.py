@@ -102,7 +102,8 @@ _ESCAPED = re.compile(
 _INJECTED = re.compile(
     r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:previous|prior|above|earlier|all|any|system|your)\b.{0,40}"
     r"\b(?:instruction|prompt|rule|message|guideline|directive)s?\b"
-    r"|\b(?:reveal|print|repeat|output|show|send|leak|disclose)\b.{0,40}\b(?:system (?:prompt|message)|password|api[ _-]?key|secret|credential)s?\b",
+    r"|\b(?:reveal|print|repeat|output|show|send|leak|disclose)\b.{0,40}"
+    r"\b(?:system (?:prompt|message)|password|api[ _-]?key|secret|credential)s?\b",
     re.IGNORECASE | re.DOTALL,
 )
 
