@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 PACKAGES = $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py, \
-	exchange store tasks lab student_clients rewards evaluation teacher weak_to_strong server benchmarks)))
+	exchange store tasks lab student_clients rewards evaluation teacher weak_to_strong server sdk benchmarks)))
 # Two OpenMP threads that share a core with another process spin on each other and run ten times slower than one.
 ONE_THREAD := OMP_NUM_THREADS=1
 
