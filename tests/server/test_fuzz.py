@@ -1,4 +1,4 @@
-"""Five thousand requests of schemathesis and hypothesis: no 5xx and no answer outside of the schema. `make soak` sends a hundred thousand."""
+"""Five thousand requests of schemathesis and hypothesis: no 5xx, no answer outside of the schema. `make soak` sends a hundred thousand."""
 
 import pytest
 
