@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +106,7 @@ class AnyTeacher:
     def policy(self) -> AnyTeacher:
         return self
 
-    async def instruct(self, examples: list[PublicExample]) -> list[Instruction]:
+    async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
         return [Instruction(text="Think step by step.", source="teacher") for _ in examples]
 
 
@@ -266,7 +266,7 @@ def fuzz(cases: int, first_round: int = 0) -> Found:
     found, number = Found(), first_round
     with service() as address, httpx2.Client(timeout=60) as client:
         schema = schemathesis.openapi.from_dict(client.get(f"{address}/openapi.json").json())
-        operations = [result.ok() for result in schema.get_all_operations()]
+        operations = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
         shown = time.monotonic()
         while found.cases < cases:
             for operation in operations:
