@@ -4,10 +4,12 @@ tells what the process holds. Also a proxy in front of Redis that breaks on comm
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ class MoodyTeacher:
                 return [None] * len(examples)  # type: ignore[list-item]
             if mood == "nan":
                 return await self._not_a_number().instruct(examples)  # type: ignore[no-any-return]
+            if any("!crash" in example.query for example in examples):
+                raise RuntimeError("a query that the teacher does not bear")
             await asyncio.sleep(30.0 if mood == "hang" else float(mood.partition(" ")[2] or 0))
             return [Instruction(text="Think step by step.", source="teacher")] * len(examples)
         finally:
@@ -101,7 +105,44 @@ def serve(port: int) -> None:
         }
 
     app.get("/held", include_in_schema=False)(held)
+    for name in ("wst.server", "wst.store", "uvicorn.error"):  # they report each fault, as ordered
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     uvicorn.run(app, port=port, log_config=None, access_log=False, backlog=8192)
+
+
+def serve_upstream(port: int) -> None:
+    """A student that answers at once, whole or streamed, and fails where the conversation holds "!500" or "!break"."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    pieces = [{**chunk, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in "It is four .".split()]
+    message = {"role": "assistant", "content": "It is four."}
+    usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+    whole = {**chunk, "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+    events = [f"data: {json.dumps(piece)}\n\n".encode() for piece in pieces] + [b"data: [DONE]\n\n"]
+    reply = json.dumps(whole).encode()
+
+    async def chat(request: Request) -> Response:
+        content = await request.body()
+        if b"!500" in content:
+            return JSONResponse({"error": {"message": "oops"}}, 500)
+        if json.loads(content).get("stream"):
+            return StreamingResponse(_stream(events, broken=b"!break" in content), media_type="text/event-stream")
+        return Response(reply, media_type="application/json")
+
+    app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
+    uvicorn.run(app, port=port, log_config=None, access_log=False, log_level="critical")
+
+
+async def _stream(events: list[bytes], *, broken: bool) -> AsyncIterator[bytes]:
+    for event in events:
+        yield event
+        if broken:
+            raise ConnectionError("as ordered")
 
 
 class BreakableProxy:
@@ -137,6 +178,9 @@ class BreakableProxy:
         self._open.add(writer)
         try:
             from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:  # Redis was killed
+            return _reset(writer)
+        try:
             back = asyncio.create_task(self._back(from_redis, writer))
             with suppress(ConnectionError):
                 while piece := await reader.read(65536):
