@@ -67,7 +67,7 @@ class Callers:
                     self.seen["left"] += 1
                     streams = None
                     continue
-                self.seen[await _answer(reader)] += 1
+                self.seen[await answer(reader)] += 1
             except (ConnectionError, asyncio.IncompleteReadError):
                 self.seen["broken off"] += 1
                 writer.transport.abort()
@@ -93,7 +93,7 @@ class Callers:
         return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def _answer(reader: asyncio.StreamReader) -> str:
+async def answer(reader: asyncio.StreamReader) -> str:
     """Read one answer to its end; its status, and why it was raw. Raises IncompleteReadError where it has none."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     status = head[9:12]
