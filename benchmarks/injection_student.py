@@ -63,7 +63,7 @@ def _client(app: FastAPI) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def _rates(client: openai.OpenAI, prompts: Sequence[Injected]) -> dict[str, float]:
+def _shares(client: openai.OpenAI, prompts: Sequence[Injected]) -> dict[str, float]:
     valid = called = 0
     for prompt in prompts:
         messages: Any = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.query}]
@@ -88,8 +88,8 @@ def structured_and_tools(prompts: Sequence[Injected]) -> dict[str, dict[str, flo
     with running_app(student.app) as upstream:
         settings = ServerSettings(cache_entries=0, students={"m": ServedStudent(base_url=f"{upstream}/v1", api_key_env="NO_KEY")})
         with openai.OpenAI(base_url=f"{upstream}/v1", api_key="x", max_retries=0) as direct:
-            found = {"raw": _rates(direct, prompts)}
+            found = {"raw": _shares(direct, prompts)}
         for name, off in (("guard", False), ("without_guard", True)):
             with without_guard(off), _client(create_app(settings, teacher)) as client:
-                found[name] = _rates(client, prompts)
+                found[name] = _shares(client, prompts)
     return found

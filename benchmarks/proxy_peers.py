@@ -30,7 +30,7 @@ from benchmarks.soak import answer
 from teacher.run_directory import git_commit
 
 NAME = "proxy_peers"
-LITELLM = "1.109.1"
+LITELLM = "1.105.0"
 CONNECTIONS = 32
 ROUNDS = 3
 START_S = 300.0
@@ -120,7 +120,13 @@ def measure(seconds: float, venv: Path) -> list[dict[str, Any]]:
         mood.write_text("good")
         module = [sys.executable, "-m", "benchmarks.proxy_peers"]
         ours = {"UPSTREAM": upstream, "MOOD": str(mood), "EVENTS": str(folder / "events.db"), "DEADLINE_MS": "2000"}
-        quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "HOME": str(folder)}
+        quiet = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+            "HOME": str(folder),
+        }
         peer = [str(program), "--config", str(litellm_config(folder, upstream)), "--host", "127.0.0.1", "--num_workers", "1"]
         pids = {
             "student": stack.enter_context(process([*module, "--upstream", str(ports["student"])], ports["student"])),
