@@ -20,11 +20,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import schemathesis
-from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -34,10 +33,12 @@ from schemathesis.specs.openapi import checks as conformance
 
 from benchmarks.results_file import save
 from exchange.records import Instruction, PublicExample
-from server.app import create_app
 from server.settings import ServerSettings
 from server.students import ServedStudent
 from teacher.run_directory import git_commit
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 NAME = "fuzz"
 ROUND = 25
@@ -132,6 +133,8 @@ class Found:
 
 def upstream() -> FastAPI:
     """A student that answers everything."""
+    from fastapi import FastAPI
+
     app = FastAPI()
     message = {"role": "assistant", "content": "4"}
     whole = {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
@@ -142,6 +145,7 @@ def upstream() -> FastAPI:
 @contextmanager
 def service() -> Iterator[str]:
     """The whole service on a real socket."""
+    from server.app import create_app
     from tests.server.running import running_app
 
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it reports each thing that is no HTTP

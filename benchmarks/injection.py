@@ -21,14 +21,11 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from starlette.testclient import TestClient
-
 from benchmarks.injection_prompts import DISGUISES, Injected, injected_prompts, reads
 from benchmarks.results_file import save
 from evaluation.paired import wilson
 from exchange.guard import Guarded
 from exchange.records import Instruction, PublicExample
-from server.app import create_app
 from server.settings import ServerSettings
 from teacher.run_directory import git_commit
 
@@ -62,6 +59,10 @@ def without_guard(off: bool) -> Iterator[None]:
 
 def survivors(prompts: Sequence[Injected], texts: Sequence[str], *, guarded: bool) -> tuple[list[bool], Counter[str]]:
     """Whether each prompt's mark was delivered where the teacher writes `texts`, and the reasons of the refusals."""
+    from starlette.testclient import TestClient
+
+    from server.app import create_app
+
     teacher = Obedient()
     app = create_app(ServerSettings(cache_entries=0, log_level="warning"), teacher)
     found, refused = [], Counter[str]()
