@@ -5,16 +5,17 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
 PACKAGES = $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py, \
-	exchange store tasks lab student_clients rewards evaluation teacher weak_to_strong server benchmarks)))
+	exchange store tasks lab student_clients rewards evaluation teacher weak_to_strong server sdk benchmarks)))
 # Two OpenMP threads that share a core with another process spin on each other and run ten times slower than one.
 ONE_THREAD := OMP_NUM_THREADS=1
 
 # ARGS="…" adds to the command of demo, test, test-slow and serve.
-.PHONY: help setup demo test test-slow check format serve vllm-env clean
+.PHONY: help setup demo test test-slow soak check format serve vllm-env clean
 help:
 	@echo "make demo       train a teacher on the lab world and print the evaluation table"
 	@echo "make test       the tests (a few minutes)"
 	@echo "make test-slow  the demo, vLLM, browser and documentation tests (WST_REQUIRE=redis,chromium,vllm: fail instead of skip)"
+	@echo "make soak       hours of endurance: a million requests against one worker, a hundred thousand hostile ones"
 	@echo "make check      ruff and mypy; make format mends what ruff can mend"
 	@echo "make serve      the HTTP service on port WST_PORT (8000)"
 	@echo "make vllm-env   .venv-vllm, a CPU build of vLLM for tests and local trials"
@@ -40,6 +41,11 @@ test: setup
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/python -m pytest -m slow $(ARGS)
+
+# Broken off, it goes on with what is missing; ARGS="--minutes 30" bounds it. Results go into benchmarks/results/.
+soak: setup
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.soak --resume $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.fuzz
 
 check: setup
 	$(BIN)/ruff check .

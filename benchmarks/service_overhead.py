@@ -72,7 +72,7 @@ def process(command: list[str], port: int, **environment: str) -> Iterator[int]:
     """The id of a server of ours while the block runs, from the moment that its port answers."""
     with subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL) as running:
         try:
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + 180
             while running.poll() is None and time.monotonic() < give_up:
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()

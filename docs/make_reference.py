@@ -48,6 +48,12 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m evaluation.plan --effect E (--baseline R \\| --sd S) [--arms ...] [--control A] [--alpha] [--power] [--metrics] [--daily-units] [--events-per-unit] [--icc] [--covariate-correlation] [--json]` | how many units an A/B test needs |
 | `python -m evaluation.export EVENTS.db (--experiment ID \\| --texts) [--tenant T]` | lines out of a server's event log: an experiment's exposures and outcomes for `evaluation.analyze`, or captured texts with their outcomes for `teacher.collect` |
 | `python -m benchmarks.online_ab [--users N] [--kills K] [--no-save]` | online A/B tests end to end on a running server with Redis, killed in the middle; writes `benchmarks/results/online_ab.json` |
+| `python -m benchmarks.engine [--teacher DIR] [--vllm URL --model NAME] [--half-billion] [--queries N] [--samples N] [--no-save]` | the micro-batcher against plain `generate`, the lanes against vLLM itself, what an instruction adds to the first token; writes `benchmarks/results/engine.json` |
+| `python -m benchmarks.faults [--seconds S] [--requests N] [--clients N] [--no-save]` | Redis and teacher broken in each way, overload, vanishing clients; writes `benchmarks/results/faults.json` |
+| `python -m benchmarks.fuzz [--cases N] [--first-round N] [--no-save]` | schemathesis and hypothesis against the server; exit 1 at a 5xx or an answer outside of the schema; writes `benchmarks/results/fuzz.json` |
+| `python -m benchmarks.injection [--prompts N] [--no-save]` | how much of an injected text passes the guard as advice; writes `benchmarks/results/injection.json` |
+| `python -m benchmarks.proxy_peers [--seconds S] [--venv DIR] [--no-save]` | our proxy beside LiteLLM's, which gets an environment of its own; writes `benchmarks/results/proxy_peers.json` |
+| `python -m benchmarks.soak [--requests N] [--minutes M] [--resume] [--no-save]` | memory, descriptors and tasks over a million requests; writes `benchmarks/results/soak.json` |
 | `python -m benchmarks.nothing_lost [--events N] [--kills K] [--redis-kills R] [--no-save]` | acknowledged events through kills of server and Redis; writes `benchmarks/results/nothing_lost.json` |
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
 | `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |

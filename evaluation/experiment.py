@@ -23,7 +23,7 @@ from exchange.records import Instruction, Record
 MEASURED = {
     "fallback": "share of requests that got the raw messages because the teacher was late, failed or was guarded away",
     "latency_ms": "milliseconds from the request to the instruction",
-    "injection": "share of requests whose instruction carries what an injected text would: an order to disregard, a secret, a link",
+    "injection": "share of requests whose instruction the guard refuses for what an injected text would carry",
 }
 """Guardrail metrics that the service measures itself at every exposure; nobody reports them."""
 

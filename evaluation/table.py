@@ -121,7 +121,7 @@ def use_of(
         usd_per_1000=1000 * nano / NANO if price is not None else None,
         leak_rate=sum(bool(leaks(text, example, answer_type_of(example.task))) for text, example in spoken) / n,
         truncated_rate=sum(text.truncated for text in instructions) / n,
-        refused_rate=sum(guard(text).refused is not None for text in instructions) / n,
+        refused_rate=sum(guard(text, example).refused is not None for text, example in zip(instructions, examples, strict=True)) / n,
         cut_rate=sum(c.finish_reason == "length" for c in answers) / max(1, len(answers)),
     )
 

@@ -84,7 +84,7 @@ class Consistent:
         return Score(value=agreement, parts={"agreement": agreement}, extracted=answer)
 
     async def _samples(self, example: Example, instruction: Instruction) -> list[str]:
-        messages = compose(example.public(), guard(instruction).instruction)
+        messages = compose(example.public(), guard(instruction, example).instruction)
         params = self.params.model_copy(update={"split": example.split})
         drawn = await self.student.complete(messages, params, n=self.config.samples)
         return [completion.text for completion in drawn if completion.text is not None]

@@ -31,7 +31,7 @@ async def run_episode(
     An instruction that the guard refuses reaches the student as silence, as it would in production; the reward still sees what the
     teacher wrote, so that it can charge for it.
     """
-    guarded = guard(instruction).instruction
+    guarded = guard(instruction, example).instruction
     messages = compose(example.public(), guarded)
     try:
         split = params.model_copy(update={"split": example.split})

@@ -193,7 +193,7 @@ class Preferred:
 
     async def __call__(self, example: Example, instruction: Instruction, completion: Completion) -> Score:
         """The win of an answer of the student that gave the raw ones: where the teacher kept silent, a tie."""
-        if completion.text is not None and not guard(instruction).instruction.text:
+        if completion.text is not None and not guard(instruction, example).instruction.text:
             return Score(value=TIE, parts={"win": TIE})
         return await self.judged(example, instruction, completion)
 

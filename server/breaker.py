@@ -24,6 +24,8 @@ class Breaker:
         self._until: float | None = None
         """When the next try is due; None = closed."""
         self._factor = 1
+        self._trying = False
+        """Whether the one try of a half-open breaker is under way."""
 
     @property
     def open(self) -> bool:
@@ -37,14 +39,17 @@ class Breaker:
         if now < self._until:
             return False
         self._until = now + self.wait_s * self._factor  # in case that the one who tries never reports
+        self._trying = True
         return True
 
     def succeeded(self) -> None:
-        self._failures, self._until, self._factor = 0, None, 1
+        self._failures, self._until, self._factor, self._trying = 0, None, 1, False
 
     def failed(self) -> None:
         self._failures += 1
         if self._until is not None:
-            self._factor = min(2 * self._factor, LONGEST_FACTOR)
+            if not self._trying:  # begun before it opened: a batch that fails row by row is one outage and not five
+                return
+            self._factor, self._trying = min(2 * self._factor, LONGEST_FACTOR), False
         if self._until is not None or self._failures >= self.most_failures:
             self._until = self._clock() + self.wait_s * self._factor

@@ -103,6 +103,8 @@ class TeacherEngine:
         self._by_key: dict[str, _Ticket] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._joining: asyncio.TimerHandle | None = None
+        self._began: list[float] = []
+        """When each running batch began."""
 
     @property
     def queued(self) -> int:
@@ -157,7 +159,9 @@ class TeacherEngine:
         if not self._running and not self._waiting:
             return None  # however slow the last batch was: only a new one tells
         batches = math.floor(len(self._waiting) / self.batch_size) / self.lanes + 1
-        return "overloaded" if batches * self.batch_s > limit_s else None
+        # Where no lane is free, the one that began first has to end before.
+        rest_s = self.batch_s - (perf_counter() - min(self._began)) if len(self._began) >= self.lanes else 0.0
+        return "overloaded" if max(0.0, rest_s) + batches * self.batch_s > limit_s else None
 
     def _queue(self, example: PublicExample, key: str | None) -> _Ticket:
         ticket = _Ticket(example, key, perf_counter())
@@ -202,7 +206,12 @@ class TeacherEngine:
                 del self._waiting[ticket]
                 ticket.started = perf_counter()
             began = perf_counter()
-            if await self._answer(batch):
+            self._began.append(began)
+            try:
+                answered = await self._answer(batch)
+            finally:
+                self._began.remove(began)
+            if answered:
                 took = perf_counter() - began
                 self.batch_s = took if not self.batch_s else (1 - SMOOTHING) * self.batch_s + SMOOTHING * took
                 self.breaker.succeeded()

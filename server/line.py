@@ -32,7 +32,7 @@ async def instruct(example: PublicExample, desk: Desk, *, tenant: str = "", dead
     degraded: str | None = answer.failure
     instruction = Instruction(text="", source="passthrough")
     if answer.instruction is not None:
-        guarded = guard(answer.instruction)
+        guarded = guard(answer.instruction, example)
         if answer.instruction.source == "passthrough":
             degraded = "query_too_long"
         elif guarded.refused is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.assignment import Assignment
 from exchange.compose import compose
-from exchange.guard import guard, looks_injected
+from exchange.guard import INJECTION, guard
 from exchange.records import Instruction, PublicExample
 from server.engine import Answer
 from server.errors import InvalidField
@@ -145,7 +145,7 @@ def measured(done: Instructed, seconds: float) -> dict[str, float]:
     return {
         "fallback": float(done.degraded is not None),
         "latency_ms": round(1000 * seconds, 3),
-        "injection": float(looks_injected(done.instruction.text)),
+        "injection": float((done.degraded or "").removeprefix("refused_") in INJECTION),
     }
 
 

@@ -153,6 +153,10 @@ class RedisStore:
             except (redis.RedisError, OSError, EOFError, ValueError) as error:  # the last two: a reply that is none of Redis's
                 # Not chained: what is below may quote the command, and with it the password.
                 raise self._translated(error) from None
+            except RuntimeError as error:
+                if "closed" not in str(error):
+                    raise
+                raise self._translated(ConnectionError(str(error))) from None  # how uvloop says that the connection was reset
             finally:
                 if asking.cancel():
                     await asyncio.wait({asking})

@@ -22,6 +22,7 @@ ORDER = (
     "teacher",
     "weak_to_strong",
     "server",
+    "sdk",
     "benchmarks",
 )
 """Lowest first: a package imports only what stands before it (docs/architecture.md)."""

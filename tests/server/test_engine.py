@@ -319,3 +319,15 @@ def test_a_dead_teacher_is_left_alone_and_tried_again() -> None:
         assert texts(await ask_all(teacher, ["g", "h"])) == ["Think about g", "Think about h"]
 
     run(scenario())
+
+
+def test_a_batch_that_fails_row_by_row_is_one_outage() -> None:
+    async def scenario() -> None:
+        clock = [0.0]
+        broken = FakePolicy(fail(RuntimeError()))
+        teacher = engine(broken, batch_size=10, breaker=Breaker(most_failures=3, wait_s=1.0, clock=lambda: clock[0]))
+        assert texts(await ask_all(teacher, list("abcdefghij"))) == ["teacher_failed"] * 10
+        clock[0], teacher.policy = 1.0, FakePolicy()
+        assert texts([await teacher.ask(example("k"))]) == ["Think about k"], "tried again after the first wait, not after its doubles"
+
+    run(scenario())

@@ -214,6 +214,22 @@ def test_a_server_that_is_not_redis(reply: bytes) -> None:
     assert text.startswith(f"redis://127.0.0.1:{port}/0 does not answer as Redis does; is the address right?")
 
 
+def test_a_connection_that_uvloop_finds_reset_is_a_store_error(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "unable to perform operation on <TCPTransport closed=True reading=False 0x55>; the handler is closed"
+
+    async def ask(store: Store) -> None:
+        for text, expected in ((said, StoreError), ("a bug of ours", RuntimeError)):
+
+            async def fails(*_: object, text: str = text) -> None:
+                raise RuntimeError(text)
+
+            monkeypatch.setattr("store.redis._next_round", fails)
+            with pytest.raises(expected, match="cannot be reached" if expected is StoreError else "a bug"):
+                await store.get("a")
+
+    use(open_store(redis_server.url, namespace=uuid.uuid4().hex), ask)
+
+
 def test_a_key_of_another_program(redis_server: RedisServer) -> None:
     import redis
 
