@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ def measure(
         settings = config.strong.client(folder)
         arms[name] = Asked(run.client(name, settings), settings, about=ABOUT.get(name, ""))
     episodes = answers(arms, examples)
+    last = "stage_two" if "stage_two" in models else "stage_one"
+    arms["trained"] = replace(arms[last], about=f"the run's student: {last}, the same answers")
+    episodes["trained"] = [episode.model_copy(update={"arm": "trained"}) for episode in episodes[last]]
     if "icl" in config.arms:
         arms["icl"] = Asked(raw, strong, about="the untrained student under weak demonstrations")
         episodes["icl"] = _icl(run, arms["icl"], examples, answered, weak)

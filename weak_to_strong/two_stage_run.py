@@ -77,9 +77,16 @@ class TwoStage:
             facts["pairs"], facts["stage_two"] = self._stage_two(stage_one)
             models["stage_two"] = self._folder("stage_two")
         models |= self._other_models()
+        facts["cost"] = {"training": self._cost(len(rounds)).model_dump()}
         result = measure(run, models, facts, answered=self.public, weak=self.weak)
         print(f"student: {models.get('stage_two', stage_one)}   report: {run.path / 'report.html'}")
         return result
+
+    def _cost(self, rounds: int) -> Cost:
+        """What the student took: every phase but the arms beside it."""
+        one = self.config.stage_one
+        beside = {"full_weak", "gold", *(f"round_{rounds}_{name}" for name in SETS if name != one.trained_on)}
+        return self.run.cost(*(path.stem for path in (self.run.path / "phases").glob("*.json") if path.stem not in beside))
 
     def _key(self) -> AnswerKey:
         if self.config.key.judge is None:

@@ -95,10 +95,14 @@ def test_a_whole_run_and_one_that_was_broken_off(tmp_path: Path, monkeypatch: py
     summary = json.loads((path / "summary.json").read_text())
     assert summary["algorithm"] == "two_stage" and summary["rounds"][0]["kept"] > 0
     assert set(summary["gains"]) >= {"stage_one", "stage_two"}
-    assert set(summary["eval"]["arms"]) == {"raw", "weak", "stage_one", "stage_two", "full_weak", "icl"}
+    assert set(summary["eval"]["arms"]) == {"raw", "weak", "stage_one", "stage_two", "trained", "full_weak", "icl"}
     right = {name: arm["mean"] for name, arm in summary["eval"]["arms"].items()}
     assert summary["gains"]["stage_one"]["difference"] == pytest.approx(right["stage_one"] - right["full_weak"])
     assert summary["gains"]["stage_two"]["difference"] == pytest.approx(right["stage_two"] - right["stage_one"])
+    assert right["trained"] == right["stage_two"]
+    phases = {file.stem: json.loads(file.read_text())["cost"] for file in (path / "phases").iterdir()}
+    took = sum(cost["trained_tokens"] for name, cost in phases.items() if name != "full_weak")
+    assert summary["cost"]["training"]["trained_tokens"] == took > 0, "the arms beside it are not the student's cost"
     misfit = json.loads((path / "phases" / "round_1_hybrid.json").read_text())["misfit"]
     assert misfit[0][0] == 0 and misfit[-1][1] != misfit[0][1]
     rows = [json.loads(line) for line in (path / "pairs.jsonl").read_text().splitlines()]
