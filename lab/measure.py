@@ -9,7 +9,7 @@ The world `alignment` has one part, the arms by both of its preference models, t
 with its own bounds (`ALIGNMENT_BOUNDS`): what fits must depend on the query, and refusing or answering everything must cost.
 
 The world `reasoning` has one part, its two models (`REASONING_BOUNDS`): the weak reasoner is right often and not always, the strong student
-seldom when it is asked, mostly when four of the weak one's chains stand before the question, and its samples have steps now and then.
+seldom when it is asked, much more often after four of the weak one's chains, and its samples have steps now and then.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ ALIGNMENT_BOUNDS = {
 }
 ROLES = ("weak", "strong")
 REASONING_BOUNDS = {
-    ("weak", "raw"): (0.55, 0.75),
+    ("weak", "raw"): (0.35, 0.75),
     ("strong", "raw"): (0.0, 0.2),
-    ("strong", "demonstrated"): (0.8, 1.0),
-    ("strong", "sampled_with_steps"): (0.01, 0.15),
+    ("strong", "demonstrated"): (0.4, 1.0),
+    ("strong", "sampled_with_steps"): (0.01, 0.25),
 }
 
 
