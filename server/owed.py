@@ -33,13 +33,25 @@ class Owed:
         self.timeout_s = timeout_s
         self._due: deque[tuple[float, Payment]] = deque()
         self._paying: asyncio.Task[None] | None = None
+        self._first: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._due) + len(self._first)
 
     def add(self, payment: Payment, *, for_s: float) -> None:
         """Have `payment` awaited until it raises no StoreError, for `for_s` at most. It must do no harm twice: a reply may be lost."""
-        self._due.append((monotonic() + for_s, payment))
+        trying = asyncio.create_task(self._try(payment, monotonic() + for_s))
+        self._first.add(trying)
+        trying.add_done_callback(self._first.discard)
+
+    async def _try(self, payment: Payment, until: float) -> None:
+        """The first time, beside all others: in a line, they would come later the more there are."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await payment()
+            return
+        except (StoreError, TimeoutError):
+            self._due.append((until, payment))
         if len(self._due) > MOST_OWED:
             self._due.popleft()
         if self._paying is None or self._paying.done():
@@ -62,6 +74,8 @@ class Owed:
 
     async def aclose(self) -> None:
         """Try what is left for a moment, then let it be."""
+        if self._first:
+            await asyncio.wait(set(self._first))
         if self._paying is None or self._paying.done():
             return
         await asyncio.wait([self._paying], timeout=LAST_WAIT_S)

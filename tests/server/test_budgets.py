@@ -54,8 +54,7 @@ def test_a_budget_is_never_passed_by_those_who_spend_together(open_one: Callable
         assert budgets.retry_after_s() == 30
         for one in held[:3]:
             budgets.settle(one, tokens=5, nano=100_000_000)  # they cost a third of what they might have
-        assert budgets.owed._paying is not None
-        await budgets.owed._paying
+        await budgets.owed.aclose()
         again = [await budgets.reserve(caller, tokens=10, nano=300_000_000) for _ in range(3)]
         assert [one.refused for one in again if one] == [None, None, "over_budget"]
         assert (await budgets.store.totals("spent/k/2026-11-21/tokens"))["tokens"] == 3 * 5 + 2 * 10  # a refused one sets nothing aside
