@@ -69,6 +69,8 @@ class RunConfig(Settings):
     """Run directory; None = a new one under WST_RUNS_DIR (default `runs`)."""
     report_to: str = "none"
     """Trackers by TRL's names (tensorboard, trackio, wandb), comma separated."""
+    gpu_gib: float | None = Field(default=None, gt=0)
+    """Memory of the card in GiB, for `--dry-run` to say whether the run fits; None = that of the card that is seen."""
 
 
 class WarmStartConfig(Settings):

@@ -102,7 +102,7 @@ def test_unreachable_student_is_one_line_before_anything_is_written(runs, free_p
     ("flags", "message"),
     [
         (["--reward.silence=1"], "did you mean reward.silence_bonus?"),
-        (["nowhere.yaml"], "nowhere.yaml: no such config file; shipped ones: gsm8k_grpo, hh_rlhf_grpo, lab_alignment_grpo"),
+        (["nowhere.yaml"], "nowhere.yaml: no such config file; shipped ones: custom_openai, custom_vllm, gsm8k_openai"),
         (["--trl.num_generation=4"], "did you mean trl.num_generations?"),
         (["--trl.num_generations=5"], "trl: "),
         (["--trl.steps_per_generation=2", "--eval.every=1"], "eval.every=1: checkpoints must fall between generated batches"),
