@@ -22,4 +22,4 @@ else
     mount -o remount,bind,ro "$root.ro"
     root=$root.ro
 fi
-exec chroot --userspec="$user" "$root" /usr/bin/env -C "${WORKDIR:-/}" "$@"
+exec "$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)" --userspec="$user" "$root" /usr/bin/env -C "${WORKDIR:-/}" "$@"

@@ -169,7 +169,7 @@ def test_the_server_answers_as_a_user_who_can_write_nowhere_else(image: CleanRoo
             assert json.load(reply)["source"] in ("teacher", "silence")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-        assert process.returncode == 0
+        assert process.returncode in (0, -signal.SIGTERM)  # uvicorn ends its work and then dies of the signal
     finally:
         process.kill()
         process.wait()

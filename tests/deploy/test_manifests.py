@@ -159,3 +159,14 @@ def test_workflows_call_make_targets_that_exist() -> None:
     for path in sorted((ROOT / ".github" / "workflows").glob("*.yaml")):
         calls = re.findall(r"run: make ([\w -]+)", path.read_text(encoding="utf-8"))
         assert calls and {target for call in calls for target in call.split()} <= targets, path
+
+
+def test_dashboard_alerts_and_autoscaler_ask_for_metrics_that_the_server_has() -> None:
+    if not (ROOT / "server" / "metrics.py").exists():
+        pytest.skip("this server has no metrics")
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "server").glob("*.py"))
+    asked = "".join(
+        (DEPLOY / name).read_text(encoding="utf-8") for name in ("grafana/wst.json", "prometheus/alerts.yaml", "helm/wst/values.yaml")
+    )
+    names = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in re.findall(r"wst_[a-z_]+", asked)}
+    assert names and sorted(name for name in names if f'"{name}' not in source) == []
