@@ -78,7 +78,9 @@ def outcome(summary: dict[str, Any], seed: int, name: str, student: str, gpus: f
     """What is kept of a run."""
     block = summary["eval"]
     pair = block["vs_raw"]["trained"]
-    relative = None if pair["relative_gain"] is None else [pair["relative_gain"], pair["relative_low"], pair["relative_high"]]
+    # A win rate over raw has no zero that a ratio could refer to: raw is 50 % by construction.
+    ratio = name != "hh_rlhf" and pair["relative_gain"] is not None
+    relative = [pair["relative_gain"], pair["relative_low"], pair["relative_high"]] if ratio else None
     return {
         "benchmark": name,
         "student": student,
