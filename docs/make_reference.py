@@ -49,6 +49,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
+| `python -m benchmarks.paper [--student openai \\| vllm \\| tiny] [--only NAME ...] [--seeds N ...] [--instructor MODEL] [--gpus N] [--dry-run] [-- --a.b=value ...]` | the source's claims on MATH-500, GSM8K and HH-RLHF, tried on your models; writes `benchmarks/results/paper.json` and its table in results.md; `tiny` runs the kit on the lab's models |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.

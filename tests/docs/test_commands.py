@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     try:
         output, _ = process.communicate(timeout=900)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # nothing went on in the background
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, output[-4000:]
 
 
