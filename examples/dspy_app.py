@@ -10,6 +10,7 @@ import sys
 import urllib.request
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 
 class Instructed(dspy.Module):
@@ -41,5 +42,5 @@ if __name__ == "__main__":
     print("instruction:", module.instruction(question))
     try:
         print("answer:", module(question=question).answer)
-    except dspy.utils.AdapterParseError:  # DSPy wants its fields back, which a tiny student does not give; a real one does
+    except AdapterParseError:  # DSPy wants its fields back, which a tiny student does not give; a real one does
         print("answer: (not in DSPy's form)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from tests.requirements import ROOT
 
 pytestmark = pytest.mark.slow
 QUESTION = "Ruth has 8 stamps but needs 47. How many stamps are missing?"
-LIBRARIES = ("langchain-openai", "dspy", "llama-index-llms-openai-like")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_environment(tmp_path_factory.mktemp("libraries") / "venv", *LIBRARIES)
+    return make_environment(tmp_path_factory.mktemp("libraries") / "venv", "-r", str(ROOT / "examples" / "requirements.txt"))
 
 
 def said(python: Path | str, name: str, address: str) -> str:
     done = subprocess.run(
         [str(python), str(ROOT / "examples" / name), address, "student", QUESTION],
-        env=clean(OPENAI_API_KEY="none", DSPY_CACHEDIR="/nonexistent"), capture_output=True, text=True, timeout=300, check=False,
+        env=clean(OPENAI_API_KEY="none", DSPY_CACHEDIR=f"{os.environ['WST_CACHE_DIR']}/dspy", LITELLM_LOCAL_MODEL_COST_MAP="True"), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
