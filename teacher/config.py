@@ -76,6 +76,8 @@ class RunConfig(Settings):
     """Hub repository (OWNER/NAME) that takes the finished teacher with its model card; login by HF_TOKEN or `hf auth login`."""
     hub_private: bool = True
     """Whether a repository that is made for it is private."""
+    gpu_gib: float | None = Field(default=None, gt=0)
+    """Memory of the card in GiB, for `--dry-run` to say whether the run fits; None = that of the card that is seen."""
 
 
 class WarmStartConfig(Settings):

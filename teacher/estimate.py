@@ -12,19 +12,17 @@ from typing import Any
 from exchange.compose import compose
 from exchange.records import Example, Instruction
 from exchange.settings import SettingError
-from lab.weights_folder import resolve_model
 from rewards.rubric import RewardConfig, SecondConfig
 from student_clients.budget import NANO, price_of
-from student_clients.embedded import model_folder
 from student_clients.rate_limits import hours_under_limits
 from student_clients.token_bounds import BYTES_A_TOKEN, prompt_tokens_about
 from tasks import TASKS
+from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
+from teacher.memory import memory
 
 SAMPLE = 200
 """Questions whose length is measured."""
-TRAINING_BYTES = 16
-"""A trained float32 parameter: weight, gradient and AdamW's two moments, 4 bytes each."""
 
 
 def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool, examples: Sequence[Example] | None = None) -> dict[str, Any]:
@@ -49,7 +47,8 @@ def estimate(config: TrainConfig, calls: dict[str, int], *, trains: bool, exampl
     }
     if config.student.kind in ("openai", "vllm"):
         result["hours_at_1_s_a_call"] = round(total / pacing.concurrency / 3600, 2)
-    return {**result, "memory_gib": _memory(config, trains=trains)}
+    longest_prompt = max(prompt_tokens_about(teacher_prompt(config).messages(example.public())) for example in examples) if trains else 0
+    return {**result, "memory_gib": memory(config, trains=trains, prompt_tokens=longest_prompt)}
 
 
 def reward_calls(config: TrainConfig, calls: dict[str, int]) -> dict[str, int]:
@@ -104,25 +103,6 @@ def _dollars(config: TrainConfig, tokens: dict[str, int]) -> dict[str, Any]:
     limited = config.budget.usd is not None and not config.budget.unlimited and usd > config.budget.usd
     note = {"budget": f"may stop at budget.usd={config.budget.usd:g}"} if limited else {}
     return {"usd_about": round(usd, 4), "prices_as_of": price.as_of.isoformat(), **note}
-
-
-def _memory(config: TrainConfig, *, trains: bool) -> dict[str, float | None]:
-    """GiB of weights by role, activations left out; None where the model is not on this machine. PPO's critic is a second model that is
-    trained, in full also beside an adapter; a price on KL keeps the weights of the start, which are an adapter's own base."""
-    teacher = parameters(model_folder(resolve_model(config.teacher.model)))
-    full = config.teacher.lora is None
-    found: dict[str, float | None] = {"teacher": _gib(teacher, TRAINING_BYTES if trains and full else 4)}
-    if trains and config.max_steps and config.algorithm == "ppo":
-        found["critic"] = _gib(teacher, TRAINING_BYTES)
-    if trains and config.max_steps and full and config.trl.get("beta"):
-        found["kl_reference"] = _gib(teacher, 4)
-    if config.student.kind == "embedded":
-        found["student"] = _gib(parameters(model_folder(resolve_model(config.student.model))), 4)
-    return found
-
-
-def _gib(count: int | None, bytes_each: int) -> float | None:
-    return None if count is None else round(count * bytes_each / 2**30, 3)
 
 
 def parameters(folder: Path | None) -> int | None:

@@ -80,8 +80,8 @@ def test_arguments_that_are_no_settings_are_refused():
 def test_files_are_found_by_path_and_by_name(tmp_path):
     (tmp_path / "mine.yaml").write_text("count: 2\n")
     assert read_yaml(find_config(str(tmp_path / "mine.yaml"))) == {"count": 2}
-    assert find_config("gsm8k_grpo").name == find_config("configs/gsm8k_grpo.yaml").name == "gsm8k_grpo.yaml"
-    with pytest.raises(SettingError, match=r"shipped ones: .*gsm8k_grpo"):
+    assert find_config("gsm8k_openai").name == find_config("configs/gsm8k_openai.yaml").name == "gsm8k_openai.yaml"
+    with pytest.raises(SettingError, match=r"shipped ones: .*gsm8k_openai"):
         find_config("gsm9k")
 
 

@@ -25,7 +25,7 @@ def train(server, runs, data_dir):
         *SMALL,
     ]
     result = subprocess.run(
-        [sys.executable, "-m", "teacher.train", "configs/gsm8k_grpo.yaml", *flags],
+        [sys.executable, "-m", "teacher.train", "configs/gsm8k_openai.yaml", *flags],
         cwd=ROOT, env={**os.environ, "WST_RUNS_DIR": str(runs)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
