@@ -8,7 +8,7 @@ from exchange.settings import SettingError
 from student_clients.embedded import model_fingerprint
 from teacher.policy import end_ids, load_model
 from teacher.run_directory import COMPLETE
-from weak_to_strong.fine_tuning import FineTuneConfig, _last_whole, check_labels, fine_tune, fitting, rows_of, watch
+from weak_to_strong.fine_tuning import FineTuneConfig, check_labels, fine_tune, fitting, last_whole, rows_of, watch
 from weak_to_strong.run import StrongConfig
 
 MODEL = "lab:arithmetic/teacher"
@@ -108,9 +108,9 @@ def test_a_torn_checkpoint_is_not_gone_on_with(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
             (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    assert _last_whole(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-2")
     assert not (tmp_path / "checkpoint-4").exists()
-    assert _last_whole(tmp_path / "none") is None
+    assert last_whole(tmp_path / "none") is None
 
 
 def test_presets_follow_the_model():
