@@ -43,8 +43,8 @@ def test_an_adapter_counts_what_peft_makes():
 
 def test_logits_of_a_large_vocabulary_are_counted():
     parts = training_gib(read(), HALF, prompt_tokens=300)
-    assert parts["logits"] == round(8 * 129 * 151_936 * 14 / 2**30, 2) == 2.04
-    assert training_gib(read("--trl.per_device_train_batch_size=4"), HALF, 300)["logits"] == 1.02
+    assert parts["logits"] == round(8 * 129 * 151_936 * 14 / 2**30, 3) == 2.044
+    assert training_gib(read("--trl.per_device_train_batch_size=4"), HALF, 300)["logits"] == 1.022
 
 
 def test_an_adapter_needs_no_reference_and_hardly_an_optimizer():
