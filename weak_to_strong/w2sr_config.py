@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from exchange.settings import SettingError, Settings
+from lab.weights_folder import resolve_model
 from student_clients import StudentConfig
 from tasks import TASKS, has_gold
 from weak_to_strong.ceiling import CeilingConfig, check_ceiling
@@ -65,6 +66,7 @@ class W2SRConfig(SisterConfig):
 
 def resolve(config: W2SRConfig) -> W2SRConfig:
     """The config with every preset filled in. Raises SettingError for whatever the run would stumble over; nothing is asked or written."""
+    resolve_model(config.strong.model)  # a lab model that is not there is found out before anything is asked
     if not has_gold(config.task):
         raise SettingError(f"task.name={config.task.name!r}: W2SR grades chains by a right answer, and this task has none")
     if config.task.own.answer_type is not None and config.task.name == "own" and config.task.own.answer is None:

@@ -62,14 +62,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_texts_are_redacted_before_they_are_kept(tmp_path: Path, module: str, caplog: pytest.LogCaptureFixture) -> None:
     history = [{"role": "user", "content": f"I am {SECRET}"}]
     with online(tmp_path, capture_text=True, redact=f"{module}:strike") as client:
-        client.post("/instruct", json={"query": f"Hello {SECRET}", "system": SECRET, "history": history})
+        client.post("/instruct", json={"query": f"O {SECRET}", "system": SECRET, "history": history})
         assert client.post("/instruct", json={"query": f"bad {SECRET}"}).status_code == 200
         switch(client, "shadow")
         client.post("/instruct", json={"query": SECRET})
         until(lambda: bool(client.get("/modes/default/shadow").text))
         assert json.loads(client.get("/modes/default/shadow").text)["instruction"] == "Think about [name]"
     kept = texts(tmp_path / "events.db", "texts/")[0]
-    assert [kept[name] for name in ("query", "system", "instruction")] == ["Hello [name]", "[name]", "Think about Hello [name]"]
+    assert [kept[name] for name in ("query", "system", "instruction")] == ["O [name]", "[name]", "Think about O [name]"]
     assert kept["history"] == [{"role": "user", "content": "I am [name]"}]
     assert SECRET not in caplog.text
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("events.db*"))

@@ -78,6 +78,7 @@ def test_an_evaluation_that_is_killed_pays_once(server: LabServer, flags: list[s
         "teacher.evaluate",
         *flags[len(TINY) :],
         "--eval.n=60",
+        "--eval.include=[]",
         "--budget.usd=2",
         "--student.pacing.concurrency=4",
     ]

@@ -100,7 +100,7 @@ def test_a_run_is_broken_off_and_gone_on_with_and_its_chains_serve_another(tmp_p
     assert summary["traces"]["chains"] == 40 and summary["cost"]["traces"]["calls"] == 40 and summary["rgr"] is None
     assert 0 < summary["traces"]["right"] < 1
     assert (run / "report.html").exists() and "Chains" in (run / "report.md").read_text()
-    assert main([*SMALL, f"--resume={run}"]) == 2
+    assert main([f"--resume={run}"]) == 2
     assert "this run is finished" in capsys.readouterr().err
     other = tmp_path / "negative"
     flags = [*SMALL, f"--traces.file={run / 'traces.jsonl'}", "--variant=negative", "--match-size", f"--run.dir={other}"]
