@@ -76,9 +76,21 @@ class RewardConfig(Settings):
         for kind in ("preference", "judge"):
             if (self.kind == kind) != (getattr(self, kind) is not None):
                 raise ValueError(f"kind={kind} and the section {kind} go together; give both or neither")
-        if self.second is not None and (self.second.preference or self.second.judge) == (self.preference or self.judge):
+        if self.second is not None and _who(self.second) == _who(self):
             raise ValueError("second is the same as the one that pays; it would agree with every mistake")
         return self
+
+    @property
+    def watched(self) -> bool:
+        """Whether a second judge stands beside a preference or a judge that pays."""
+        return self.second is not None and self.kind in ("preference", "judge")
+
+
+def _who(config: SecondConfig | RewardConfig) -> tuple[str, ...] | None:
+    """Which model judges, whatever the settings of how it is asked."""
+    if config.preference is not None:
+        return ("preference", config.preference.model, config.preference.base_url or "")
+    return ("judge", config.judge.client.model, config.judge.client.base_url or "", config.judge.template) if config.judge else None
 
 
 def check_reward(config: RewardConfig, examples: list[Example]) -> None:

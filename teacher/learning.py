@@ -66,7 +66,7 @@ class Learning:
             raw_seen = RawOutcomes(student=seen.student, params=seen.params, reward=seen.reward, samples=seen.config.student.samples)
         self.validator = Validator(
             parts.run, parts.validation, self.tokenizer, parts.prompt, max_instruction_tokens=config.teacher.max_instruction_tokens or 1,
-            student=seen.student, params=seen.params, reward=seen.reward.observed, watched=config.reward.second is not None, raw=raw_seen,
+            student=seen.student, params=seen.params, reward=seen.reward.observed, watched=config.reward.watched, raw=raw_seen,
             harm_penalty=price, samples=seen.config.student.samples, asked=parts.ledger.asked,
         )  # fmt: skip
         self.rewarder = Rewarder(

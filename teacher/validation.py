@@ -23,12 +23,15 @@ from evaluation.arms import run_arm
 from evaluation.paired import compare
 from exchange.command import RunError
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Episode, Example
+from exchange.records import Episode, Example, Score
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
-from rewards.episode import beside, correct, worth
+from rewards.episode import beside, correct, counted, worth
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
+
+GATES = {"ill_formed", "leakage"}
+"""Parts of a score whose value stands whatever the answer is worth."""
 
 Validated = tuple[list[Episode], dict[str, float | None]]
 """A step's episodes, and the raw grade of each question where harm is charged."""
@@ -54,7 +57,7 @@ class Validator:
         samples: int = 1,
         asked: Callable[[], dict[str, int]] = dict,
     ) -> None:
-        """`watched`: a second judge reads each answer, and its win stands in the scores' `beside`. `asked`: what the run has asked of its
+        """`watched`: a preference pays and a second judge reads each answer, whose win stands in the scores' `beside`. `asked`: what the run has asked of its
         student so far, for the step's line."""
         self.run = run
         self.examples = examples
@@ -102,12 +105,18 @@ class Validator:
         return right
 
     def _worth(self, episode: Episode) -> float | None:
-        """What an answer is worth: its value, by the mean of both judges where a second one watches; None where either gave no verdict."""
-        value, second = worth(episode), beside(episode, "second")
-        if not self.watched or value is None:
-            return value
-        win = correct(episode)
-        return None if second is None or win is None else value + (second - win) / 2
+        """What an instruction is worth: the mean value of its answers, by the mean of both judges where a second one watches; None where
+        either gave no verdict."""
+        if not self.watched:
+            return worth(episode)
+        values = [value for score in episode.scores if (value := self._by_both(score)) is not None]
+        return statistics.fmean(values) if values else None
+
+    def _by_both(self, score: Score) -> float | None:
+        if score.value is None or GATES & set(score.parts):  # what a gate refused is worth that, whatever a judge says
+            return score.value
+        second = score.beside.get("second")
+        return None if second is None else score.value + (second - score.parts[counted(score)]) / 2
 
     async def _episodes(self, policy: TransformersPolicy) -> Validated:
         raw = await self.raw(self.examples) if self.raw is not None else {}
@@ -118,7 +127,10 @@ class Validator:
 
     def _second(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """What the second judge adds to the step's line: its mean win, both judges' wins by question, whether they have parted."""
-        wins = {"first": [correct(e) for e in episodes], "second": [beside(e, "second") for e in episodes]}
+        wins = {
+            judge: [None if win is None else round(win, 4) for win in of]  # as the step's line keeps them, which later steps compare with
+            for judge, of in (("first", [correct(e) for e in episodes]), ("second", [beside(e, "second") for e in episodes]))
+        }
         known = [win for win in wins["second"] if win is not None]
         if not known:
             return {}
@@ -127,8 +139,7 @@ class Validator:
         if before and any(a is not None and b is not None for a, b in zip(wins["second"], before["wins"]["second"], strict=True)):
             first, second = (compare(wins[judge], before["wins"][judge]) for judge in ("first", "second"))
             parted = first.difference >= 0 and second.high < 0
-        rounded = {judge: [None if win is None else round(win, 4) for win in of] for judge, of in wins.items()}
-        return {"second": statistics.fmean(known), "parted": parted, "wins": rounded}
+        return {"second": statistics.fmean(known), "parted": parted and self.watched, "wins": wins}
 
     @property
     def parted(self) -> bool:

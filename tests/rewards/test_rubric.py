@@ -91,3 +91,22 @@ def test_a_failed_student_is_data():
     episode = run(ScriptedStudent(fail), "Add the numbers.")
     assert episode.scores == () and correct(episode) is None
     assert episode.error == "StudentServerError: HTTP 500 from the student"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"preference": {"model": "lab:alignment/preference", "batch_size": 32}},
+        {"preference": {"model": "lab:alignment/preference", "pacing": {"concurrency": 2}}},
+    ],
+)
+def test_the_second_judge_is_another_model_not_the_same_asked_differently(second):
+    with pytest.raises(ValueError, match="second is the same as the one that pays"):
+        RewardConfig.model_validate({"kind": "preference", "preference": {"model": "lab:alignment/preference"}, "second": second})
+
+
+def test_a_second_judge_beside_gold_is_reported_and_decides_nothing():
+    beside_gold = RewardConfig.model_validate({"second": {"preference": {"model": "lab:alignment/preference_b"}}})
+    assert not beside_gold.watched
+    judged = {"kind": "preference", "preference": {"model": "lab:alignment/preference"}}
+    assert RewardConfig.model_validate({**judged, "second": {"preference": {"model": "lab:alignment/preference_b"}}}).watched

@@ -123,3 +123,39 @@ def test_a_step_without_one_verdict_of_the_second_judge_ends_the_run_resumable(v
     with pytest.raises(RunError, match=r"step 10: .*the second judge gave no verdict.*--resume="):
         validate(first=0.9)
     assert made.best()[1] == 0 and len(made.run.lines("validation.jsonl")) == 1
+
+
+def test_what_a_gate_refused_is_worth_that_whatever_a_judge_says(validated):
+    made, validate = validated
+
+    async def refused(example, instruction, completion):
+        return Score(value=-0.2, parts={"win": 0.1, "ill_formed": -0.3}, beside={"second": 0.9})
+
+    made.reward = refused
+    assert validate()["value"] == pytest.approx(-0.2)
+
+
+def test_answers_are_worth_the_mean_of_those_that_both_judges_judged(validated):
+    made, validate = validated
+    made.samples = 2
+    asked = iter(range(1000))
+
+    async def reward(example, instruction, completion):
+        second = next(asked) % 2 == 0
+        return Score(value=0.6 if second else 0.0, parts={"win": 0.6 if second else 0.0}, beside={"second": 0.2} if second else {})
+
+    made.reward = reward
+    assert validate()["value"] == pytest.approx(0.4)
+
+
+def test_an_unchanged_teacher_has_not_parted(validated):
+    made, _ = validated
+
+    async def reward(example, instruction, completion):
+        win = int(example.id) / 39 / 3
+        return Score(value=win, parts={"win": win}, beside={"second": win})
+
+    made.reward = reward
+    for step in range(5):
+        made(step, Model())
+        assert not made.parted
