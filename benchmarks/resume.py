@@ -87,10 +87,11 @@ def digest(run: RunDirectory) -> dict[str, Any]:
     files = [run.teacher / "model.safetensors", last[1] / "model.safetensors", last[1] / "optimizer.pt"]
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
     metrics = [{key: value for key, value in line.items() if key not in COUNTERS} for line in run.lines("metrics.jsonl")]
+    validation = [{key: value for key, value in line.items() if key not in ("calls", "requests")} for line in run.lines("validation.jsonl")]
     return {
         "weights": {path.parent.name + "/" + path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         "metrics": metrics,
-        "validation": run.lines("validation.jsonl"),
+        "validation": validation,
         "eval": {key: summary["eval"][key] for key in ("n", "arms", "vs_raw", "verdict")},
         "episodes": [(line["step"], line["example_id"], line["instruction"]["text"]) for line in run.lines("episodes.jsonl")],
     }

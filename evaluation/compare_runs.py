@@ -179,7 +179,9 @@ def compare_runs(runs: Sequence[Measured], arm: str, alpha: float) -> Table:
     for run in runs:
         pair = run.summary.vs_raw.get(arm)
         words = f"{pair.difference:+.1%} ({pair.low:+.1%} .. {pair.high:+.1%})" if pair else f"{run.summary.arms[arm].mean:.1%}"
-        transfer.setdefault(run.teacher, {}).setdefault(run.student, {})[run.asked] = words
+        cells = transfer.setdefault(run.teacher, {}).setdefault(run.student, {})
+        # Cells may differ in what the table's heads do not say: another address, longer answers, another file of the same name.
+        cells[run.asked if run.asked not in cells else f"{run.asked} [{Path(run.path).name}]"] = words
     listed = [
         {
             "run": run.path, "task": run.task, "student": run.student, "teacher": run.teacher, "seed": run.seed, "n": run.summary.n,

@@ -127,12 +127,13 @@ class AsyncTeacher:
         unit: str | None = None,
         experiment: str | None = None,
         idempotency_key: str | None = None,
+        time: float | None = None,
         deadline_s: float = OUTCOME_DEADLINE_S,
     ) -> bool:
-        """Report what became of a request, or of a unit of an experiment. Whether the service has it on its disk; False is logged. Safe to
-        repeat: the service counts it once."""
+        """Report what became of a request, or of a unit of an experiment, and when (Unix seconds; None = now). Whether the service has it
+        on its disk; False is logged. Safe to repeat: the service counts it once."""
         body = {"request_id": request_id, "metric": metric, "value": value}
-        body |= {"unit": unit, "experiment": experiment, "idempotency_key": idempotency_key}
+        body |= {"unit": unit, "experiment": experiment, "idempotency_key": idempotency_key, "time": time}
         reason = "off"
         if self.enabled:
             try:

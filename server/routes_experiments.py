@@ -150,7 +150,10 @@ async def post_outcomes(
 async def post_outcomes_batch(
     body: OutcomeBatchRequest, request: Request, tenant: TenantOf, experiments: ExperimentsOf
 ) -> OutcomeBatchReply:
-    """Report several at once, each taken or refused by itself. Sent again, what was taken counts once."""
+    """Report several at once. A body of another shape is refused whole; of one that has it each outcome is taken or refused by itself. Sent
+    again, what was taken counts once. An idempotency_key belongs to an outcome, not into a header."""
+    if "idempotency-key" in request.headers:
+        raise InvalidField("Idempotency-Key", "of several outcomes each has its own idempotency_key")
     items = []
     for found in await take_all(body.items, experiments, tenant):
         if isinstance(found, HTTPException):

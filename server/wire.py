@@ -139,7 +139,7 @@ class OutcomeRequest(Record):
 
 
 class OutcomeBatchRequest(Record):
-    """Several outcomes at once; each is taken or refused by itself."""
+    """Several outcomes at once; where all have the right shape, each is taken or refused by itself."""
 
     items: tuple[OutcomeRequest, ...] = Field(min_length=1, max_length=MOST_OUTCOMES)
 

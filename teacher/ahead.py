@@ -4,7 +4,8 @@ TRL asks for a step's rewards inside `_generate_and_score_completions` and waits
 control back as soon as its student calls are on their way, and is resumed, in order, when its batch is due: nothing of TRL is written
 twice, and only one of the two runs at a time. A batch that was begun k updates ago carries the log-probabilities of the weights that wrote
 it, so that the clipped loss corrects for the difference (PPO's importance ratio, arXiv 1707.06347, eq. 7; staleness bounded as in AReaL,
-arXiv 2505.24298). The last batches of an epoch and of the run are drained, never thrown away.
+arXiv 2505.24298). The last batches of an epoch and of the run are drained; a run that ends early waits for those in flight, whose
+answers the cache keeps.
 
 Hooks of TRL and transformers that this stands on, each named by a test: `get_batch_samples`, `_generate_and_score_completions`,
 `_calculate_rewards`, `_step`, `num_iterations`, `async_loop`, `_metrics`.

@@ -141,7 +141,7 @@ def build_trainer(
                     on_validate(state.global_step, kwargs["model"])
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if "reward" not in logs:
+            if "loss" not in logs:
                 return  # the totals at the end
             if together.main:
                 on_step(state.global_step, logs)

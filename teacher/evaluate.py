@@ -218,7 +218,7 @@ def body(argv: list[str] | None) -> int:
     measured = carry_out(config, teacher, run, title=f"{config.task.name}: {{n}} held-out questions")
     if config.eval.transfer:
         transfer(
-            config, measured,
+            here, measured,
             lambda cell, there, title: carry_out(cell, teacher, there, title=title, names=TRANSFERRED, account=measured.account),
         )  # fmt: skip
     return 0
@@ -262,6 +262,7 @@ def carry_out(
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else head
     fresh = latencies(found.episodes)
     timed: dict[str, Any] = {"latency_s": {**held.get("latency_s", {}), **fresh}} if fresh or "latency_s" in held else {}
+    held.pop("transfer", None)  # of the evaluation before; made anew where it is asked for
     write_json(path, {**held, **timed, "eval": summary.model_dump(mode="json")})
     for name, seconds in fresh.items():
         print(f"latency of {name}: median {seconds['p50']:g} s, 95th percentile {seconds['p95']:g} s ({seconds['calls']} fresh calls)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ def follow(processes: Processes) -> None:
     task: Task | None = processes.share(None)
     if task is None:
         return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # from here on the main process, which gets them too, stops all with a checkpoint
     model, tokenizer = load_model(str(task.start))
     follower = Follower(processes)
     build_trainer(
@@ -85,7 +88,7 @@ class Learning:
         run.drop_after(done)
         if not run.lines("validation.jsonl"):
             self._on_validate(0, self.model)
-        if self.validator.parted and not run.ended:
+        if (self.validator.parted or self._no_better()) and not run.ended:
             self._note_the_end()
         if done >= (parts.config.max_steps or 0) or run.ended:
             parts.processes.share(None)
@@ -106,8 +109,10 @@ class Learning:
         try:
             with self._errors_in_words():
                 trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
-        finally:
+        except BaseException:
             self.rewarder.drop()
+            raise
+        self.rewarder.settle()
         parts.stop.graceful = False
         if not parts.stop.number:
             self._note_the_end()
@@ -131,10 +136,13 @@ class Learning:
         parts = self.parts
         if name := diverged(logs):
             raise self._lost(f"step {step}: {name} is {logs[name]}")
-        for line in self.alarms.step(logs):
+        generated = "reward" in logs  # an update that learns once more from a batch has nothing new to be watched
+        for line in self.alarms.step(logs) if generated else ():
             parts.progress.say(f"step {step}: {line}")
             parts.run.append("alarms.jsonl", {"step": step, "alarm": line})
         parts.run.append("metrics.jsonl", {"step": step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}})
+        if not generated:
+            return
         right, silent = logs.get("right_rate", 0.0), logs.get("silence_rate", 0.0)
         distinct, entropy = logs.get("distinct_rate", 0.0), logs.get("entropy", 0.0)
         counted = COUNTED_AS[parts.config.reward.kind]

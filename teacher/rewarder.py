@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, cast
 
 from exchange.command import RunError
@@ -90,6 +91,12 @@ class Rewarder:
     def begin(self, loop: asyncio.AbstractEventLoop, completion_ids: list[list[int]], example_id: list[str]) -> None:
         """Send a batch's calls off on `loop`. The next `score` that finds nothing begun before takes what they bring."""
         self._begun.append(asyncio.run_coroutine_threadsafe(self._ask(self.processes.gather((completion_ids, example_id))), loop))
+
+    def settle(self) -> None:
+        """Wait for what was begun and will not be learnt from, since learning ended early: it is paid for, and the cache keeps it."""
+        while self._begun:
+            with suppress(Exception):
+                self._begun.popleft().result()
 
     def drop(self) -> None:
         """Give up what was begun and will not be learnt from."""

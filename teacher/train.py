@@ -84,12 +84,11 @@ def follow_main(processes: Processes) -> int:
     """The life of a process other than the main one. It ends with the main process, whose signals and errors are everybody's."""
     from teacher.learning import follow
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the main process gets them too, and stops all with a checkpoint
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback beside the main process's own words
     try:
         follow(processes)
     except RuntimeError as error:
-        if "closed by peer" not in str(error) and "reset by peer" not in str(error):
+        if not any(text in str(error) for text in ("closed by peer", "reset by peer", "Broken pipe")):
             raise
         return 1  # the main process has said why it ended
     return 0
@@ -111,7 +110,7 @@ def body(argv: list[str] | None) -> int:
     args, rest = parse_known(parser, argv)
     processes = Processes()
     if not processes.main:  # under torchrun; the main process answers for the command line
-        return follow_main(processes)
+        return 0 if args.dry_run else follow_main(processes)
 
     from teacher.run_directory import MAY_CHANGE, RunDirectory, find_unfinished
 

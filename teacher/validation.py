@@ -57,8 +57,8 @@ class Validator:
         samples: int = 1,
         asked: Callable[[], dict[str, int]] = dict,
     ) -> None:
-        """`watched`: a preference pays and a second judge reads each answer, whose win stands in the scores' `beside`. `asked`: what the run has asked of its
-        student so far, for the step's line."""
+        """`watched`: a preference pays and a second judge reads each answer, whose win stands in the scores' `beside`. `asked`: what the
+        run has asked of its student so far, for the step's line."""
         self.run = run
         self.examples = examples
         self.tokenizer = tokenizer

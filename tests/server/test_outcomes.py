@@ -201,6 +201,13 @@ def test_an_outcome_past_its_attribution_window_does_not_count(tmp_path: Path) -
         assert client.get("/experiments/short").json()["definition"]["attribution_window_s"] == 0.001
 
 
+def test_a_key_in_the_header_is_no_key_of_several_outcomes(client: TestClient) -> None:
+    found = client.post(
+        "/outcomes/batch", json={"items": [{"request_id": "r", "metric": "ok", "value": 1}]}, headers={"Idempotency-Key": "k"}
+    )
+    assert_error(found, 422, "invalid_field", "Idempotency-Key: of several outcomes each has its own idempotency_key")
+
+
 def test_a_batch_takes_what_can_be_taken_and_says_what_not(client: TestClient) -> None:
     asked(client, "v", request_id="r2")
     told(client, request_id="r", value=1)

@@ -46,11 +46,12 @@ class Timeline:
     async def score(self, *, completion_ids, example_id, **_):
         await asyncio.sleep(0)
         self.events.append("score")
-        assert self.begun[self.events.count("score") - 1] == example_id, "batches are taken in the order in which they were begun"
+        if self.begun:  # in the order in which they were begun
+            assert self.begun[self.events.count("score") - 1] == example_id
         return [float(len(set(ids)) % 3) for ids in completion_ids]
 
 
-def trained(config, tmp_path):
+def trained(config, tmp_path, stop=lambda: False):
     """(trainer after its run, timeline, the batches that its loss saw)."""
     model, tokenizer = load_model("lab:arithmetic/teacher")
     timeline = Timeline()
@@ -59,7 +60,7 @@ def trained(config, tmp_path):
     trainer = build_trainer(
         config, RunDirectory(tmp_path), model, tokenizer, start=Path(resolve_model("lab:arithmetic/teacher")), rows=rows,
         reward=timeline.score, begin=timeline.begin, on_step=lambda *_: None, on_validate=lambda *_: None, on_saved=lambda *_: None,
-        stop=lambda: False,
+        stop=stop,
     )  # fmt: skip
     seen = []
     compute = trainer.compute_loss
@@ -149,3 +150,11 @@ def test_a_run_with_the_student_ahead_ends_with_a_teacher_and_every_call_in_its_
     episodes = [line["step"] for line in run.lines("episodes.jsonl") if line["step"]]
     assert {step: episodes.count(step) for step in episodes} == {1: 16, 2: 16, 3: 16, 4: 16}
     assert json.loads((run.path / "summary.json").read_text())["steps"] == 4
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_stop_is_heard_also_where_a_batch_serves_several_updates(ahead, tmp_path):
+    """Only every second update generates, and only those have a reward in their logs."""
+    trainer, _, _ = trained(config_of(ahead=ahead, num_iterations=2), tmp_path, stop=lambda: True)
+    assert trainer.state.global_step == 2, "the first update after which a checkpoint can be resumed exactly"
+    assert (tmp_path / "checkpoints" / "checkpoint-2" / "complete").exists()

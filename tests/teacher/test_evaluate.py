@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import yaml
 
 from evaluation.arms import ArmConfig
 from exchange.settings import SettingError, load, parse_flags
+from teacher import parts
 from teacher.arms import arm_student, extra_policy
 from teacher.config import TrainConfig, resolve
 from teacher.evaluate import main
@@ -233,6 +235,25 @@ CELLS = (
     "--eval.transfer={other: {student: {model: 'lab:arithmetic/student_b'}}, easy: {task: {dial: 0}}, "
     "both: {student: {model: 'lab:arithmetic/student_b'}, task: {dial: 0}}}"
 )
+
+
+def test_a_cell_is_asked_of_its_own_student_also_where_another_one_validates(run, monkeypatch):
+    asked = []
+    made = parts.make_student
+
+    def noted(config, *args, **kwargs):
+        asked.append(config.model)
+        return made(config, *args, **kwargs)
+
+    monkeypatch.setattr(parts, "make_student", noted)
+    held = yaml.safe_load((run.path / "config.yaml").read_text())
+    held["validation"]["student"] = {"model": "lab:arithmetic/student_b"}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(held))
+    assert main([str(run.path), *FLAGS, "--eval.transfer={own: {student: {model: 'lab:arithmetic/student'}}}"]) == 0
+    assert asked == ["lab:arithmetic/student_b", "lab:arithmetic/student"]
+    assert "transfer" in json.loads((run.path / "summary.json").read_text())
+    assert main([str(run.path), *FLAGS]) == 0
+    assert "transfer" not in json.loads((run.path / "summary.json").read_text()), "it was of an evaluation before this one"
 
 
 def test_one_teacher_is_tried_on_students_and_tasks(run, capsys):

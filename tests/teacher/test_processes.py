@@ -86,6 +86,15 @@ def test_a_signal_stops_both_with_one_checkpoint_and_a_resumed_run_goes_on(tmp_p
 
 
 @pytest.mark.slow
+def test_a_plan_ends_both(tmp_path):
+    result = subprocess.run(
+        [*TWO, "--dry-run"], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("student_calls_at_most") == 1
+
+
+@pytest.mark.slow
 def test_an_error_of_the_main_process_ends_the_other(tmp_path):
     result = subprocess.run(
         [*TWO, "--trl.no_such_field=1"], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False
