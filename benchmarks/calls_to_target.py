@@ -6,7 +6,8 @@ Two ways to the same target, on the same questions, teacher base, student and in
 - `plain`: TRL's `GRPOTrainer` on the untrained base, paid by the plain grade; its validations are not counted.
 
 A call is a request without a cache; `paid` is what a cache leaves of it. Each way has a sweep of 12 points on the arithmetic world with
-seed 0; its best point then runs on all seeds and, unchanged, on the alignment world, which neither was tuned on. Plain runs stop at LIMIT
+seed 0; its best point then runs on all seeds and, unchanged, on the alignment world, whose own preset is not used. Our preset's other
+values were chosen on the arithmetic world, as plain's batch of 256 and constant rate were. Plain runs stop at LIMIT
 times our calls and are then a bound. TRL's own defaults stand beside them. Resumable: a run that stands in
 `benchmarks/results/calls_to_target.json` is not repeated.
 """
@@ -45,7 +46,7 @@ OURS = [
 ]
 PLAIN = [
     {"learning_rate": rate, "num_generations": group, "beta": beta, "scale_rewards": scale}
-    for rate, group, (beta, scale) in product((1e-4, 3e-4, 1e-3), (8, 16), ((0.0, "group"), (0.02, "none")))
+    for rate, group, (beta, scale) in product((3e-4, 1e-3), (8, 16), ((0.0, "group"), (0.0, "none"), (0.02, "none")))
 ]
 PLAIN_BATCH = 256
 """Completions a step: smaller ones collapse to one instruction here."""
@@ -91,7 +92,7 @@ def ours(point: dict[str, Any], world: str, seed: int) -> dict[str, Any]:
         flags = [
             WORLDS[world], f"--seed={seed}", f"--task.validation_size={VALIDATED}", f"--eval.every={EVERY}", "--eval.patience=null",
             "--max_steps=50", "--eval.n=2", "--eval.include=[]", f"--teacher.warm_start.questions={point['questions']}",
-            f"--teacher.warm_start.samples={point['samples']}", f"--trl.learning_rate={point['learning_rate']}",
+            f"--teacher.warm_start.samples={point['samples']}", f"--trl.learning_rate={point['learning_rate']}", "--trl.scale_rewards=none",
         ]  # fmt: skip
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache"}
         subprocess.run([sys.executable, "-m", "teacher.train", *flags], env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -234,10 +235,12 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for world in WORLDS:
         pairs = list(_pairs(runs, world))
+        there = all(o["reached"] for o, _ in pairs)
         if len(pairs) == len(SEEDS):
             found[world] = {
-                "ratio": round(statistics.median(o["calls"] / p["calls"] for o, p in pairs), 4),
-                "ratio_with_cache": round(statistics.median(o["paid"] / p["paid"] for o, p in pairs), 4),
+                # Where ours did not get there, there is no ratio to speak of.
+                "ratio": round(statistics.median(o["calls"] / p["calls"] for o, p in pairs), 4) if there else None,
+                "ratio_with_cache": round(statistics.median(o["paid"] / p["paid"] for o, p in pairs), 4) if there else None,
                 "ours_reached": sum(o["reached"] for o, _ in pairs),
                 "plain_reached": sum(p["reached"] for _, p in pairs),
             }

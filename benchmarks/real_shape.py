@@ -2,8 +2,8 @@
 
 The teacher has the shape of a model one would use, from its config, with random weights (no download) and the full vocabulary; its prompts
 are GSM8K-like questions, its reward a fixed function, so that a step is the teacher's own work. Prints and saves tokens a second, peak
-memory and where a step's time goes: generating, scoring tokens under the policy, forward and backward, the optimiser. On a GPU where there
-is one; `--shape tiny` is for trying the script on a CPU.
+memory, and how a step's time divides between generating and learning. On a GPU where there is one; `--shape tiny` is for trying the
+script on a CPU.
 """
 
 from __future__ import annotations
@@ -113,8 +113,6 @@ def measure(args: argparse.Namespace, commit: str | None) -> dict[str, Any]:
             on_saved=lambda *_: None, stop=bool,
         )  # fmt: skip
         timed(trainer, "_generate", "generate")
-        timed(trainer, "_get_per_token_logps_and_entropies", "logps")
-        timed(trainer, "training_step", "training_step")
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         trainer.train()

@@ -38,8 +38,6 @@ from teacher.train import read_config
 
 NAME = "slow_student"
 BEFORE, STEPS = 5, 30
-FIRED = 10
-"""Batches fired with no learner."""
 CONCURRENCY = 64
 
 
@@ -72,8 +70,12 @@ async def fire(server: LabServer, run: RunDirectory, cache: Path) -> float:
     rubric = Rubric(config.reward, student, params, budget=config.budget, account=account)
     raw = RawOutcomes(student=student, params=params, reward=rubric)
     examples = {example.id: example for example in TASKS[config.task.name].load(config.task, "train", config.task.train_size)}
-    seconds = []
-    for step in range(BEFORE + 1, BEFORE + 1 + FIRED):
+    seconds: list[float] = []
+    server.delay_s, delay_s = 0.0, server.delay_s
+    for step in range(1, BEFORE + STEPS + 1):
+        if step == BEFORE + 1:  # what the run had in its cache by then is in this one too
+            server.delay_s = delay_s
+            seconds.clear()
         lines = [line for line in run.lines("episodes.jsonl") if line["step"] == step]
         asked = [Episode.model_validate({key: value for key, value in line.items() if key != "step"}) for line in lines]
         started = time.perf_counter()
