@@ -66,6 +66,11 @@ def expression(text: str) -> Any:
         raise Unparsed(text) from error
     if not isinstance(parsed, (sympy.Basic, sympy.MatrixBase)):
         raise Unparsed(text)
+    if "\\sqrt[" in latex:  # the odd root of a negative number is the real one; `(-8)^{1/3}` keeps its principal value
+        parsed = parsed.replace(
+            lambda x: x.is_Pow and x.exp.is_Rational and x.exp.q % 2 == 1 and x.exp.q > 1 and bool(x.base.is_negative),
+            lambda x: -((-x.base) ** x.exp) if x.exp.p % 2 else (-x.base) ** x.exp,
+        )
     constants = {symbol: CONSTANTS[symbol.name] for symbol in parsed.free_symbols if symbol.name in CONSTANTS}
     return parsed.subs(constants) if constants else parsed
 

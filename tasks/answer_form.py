@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from tasks.latex_form import ROW, matching
-from tasks.units import unit_of
+from tasks.units import is_product, scale_of, unit_of, unscaled, words_behind
 
 Kind = Literal["leaf", "text", "list", "tuple", "interval", "set", "union", "matrix", "equation"]
 MAX_DEPTH = 40
@@ -35,13 +36,8 @@ _LEAD = re.compile(
     re.I,
 )
 _NAME = re.compile(
-    r"^(?:«[^«»]*»|[a-zA-Z]|\\[a-zA-Z]+|[A-Z]{2,4}|\([a-zA-Z](?:,[a-zA-Z])+\))(?:_\{[^{}]*\}|')*(?:\([a-zA-Z0-9,]{1,8}\)|\^\{-1\}\([a-zA-Z]\))?$"
+    r"^(?:«[^«»]*»|[a-zA-Z]|\\[a-zA-Z]+|[A-Z]{2,4}|\((?:[a-zA-Z]|\\[a-zA-Z]+)(?:,(?:[a-zA-Z]|\\[a-zA-Z]+))+\))(?:_\{[^{}]*\}|')*(?:\([a-zA-Z0-9,]{1,8}\)|\^\{-1\}\([a-zA-Z]\))?$"
 )
-_TRAILING_WORDS = re.compile(r"(?<=[0-9})\]%°c]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
-_UNIT_AFTER_LETTER = re.compile(r"(?<=[a-zA-Z]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
-"""`12\\pi«cm»^{2}`, whose exponent is the unit's; words behind a letter that are no unit belong to it."""
-_PLAIN_WORDS = re.compile(r"(?<=[0-9})\]]) ?([a-zA-Z]{2,}\.?(?:[ /][a-zA-Z][a-zA-Z.]*){0,5})(?:\^\{?([23])\}?)?$")
-_UNIT_LETTER = re.compile(r"(?<=[0-9]) ([mgshlL])(?:\^\{?([23])\}?)?$")
 _SCALED = re.compile(r"([^,;=<>&⏎]{1,60}?)(?:\\(?:cdot|times))?((?:[(\[])?\\begin\{[pbB]?matrix\}.*\\end\{[pbB]?matrix\}(?:[)\]])?)")
 _SIGN_PAIR = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _REALS = re.compile(r"«?(?:the )?(?:set of )?all (?:(non-?negative|non-?positive|positive|negative) )?(?:real numbers|reals)»?", re.I)
@@ -56,6 +52,9 @@ _ALL_BUT = re.compile(
     re.I,
 )
 _NOTHING = re.compile(r"«?(?:there (?:is|are) )?no (?:real )?solutions?»?|«?(?:the )?empty set»?", re.I)
+_OR_MORE = re.compile(
+    r"([^,;]{1,60}?) ?«?(?:or|and) (more|greater|higher|above|less|fewer|lower|below)»?|«?at (least|most)»? ?([^,;]{1,60})", re.I
+)
 _SIGNS = r"\\(?:le|ge|ne|approx|equiv)(?![a-zA-Z])|<|>|="
 _CURRENCY_OR_SIGN = re.compile(r"^([-+]?)\\\$ ?([-+]?)")
 
@@ -142,13 +141,16 @@ def _parse(text: str, level: int) -> Form:
         return Form("leaf", r"\emptyset")
     if text.startswith("«") and text.find("»") == len(text) - 1:
         return _words(text[1:-1], level)
+    if bound := _OR_MORE.fullmatch(text):
+        sign = r"\ge " if (bound[2] or bound[3]).lower() in ("more", "greater", "higher", "above", "least") else r"\le "
+        return _parse(f"x{sign}{bound[1] or bound[4]}", level + 1)
     pieces = split(text, r"\\cup")
     if len(pieces) > 1:
         return Form("union", parts=tuple(_parse(piece, level + 1) for piece in pieces))
     for separators in (r" ?;", r" ?, ?(?:and|or)\b| ?,|(?<![a-zA-Z\\]) ?\b(?:and|or)\b"):
         pieces = [piece for piece in split(text, separators) if piece.strip(" .")]
         if len(pieces) > 1:
-            return Form("list", parts=_unnamed(_elements(pieces, level)))
+            return Form("list", parts=_elements(pieces, level))
     relation = _relation(text, level)
     if relation is not None:
         return relation
@@ -176,12 +178,6 @@ def _elements(pieces: list[str], level: int) -> tuple[Form, ...]:
     return tuple(part for piece, form in parsed for part in (form.parts if form.kind == "list" and _SIGN_PAIR.search(piece) else (form,)))
 
 
-def _unnamed(parts: tuple[Form, ...]) -> tuple[Form, ...]:
-    """`x=1,y=2` is a pair of named values: in the order of their names, so that it equals `y=2,x=1`."""
-    names = [part.name for part in parts]
-    return tuple(sorted(parts, key=lambda part: part.name)) if all(names) and len(set(names)) == len(names) else parts
-
-
 def _words(content: str, level: int) -> Form:
     """What stood in `\\text{...}` alone: a choice letter, a list of letters, words, or a number written out."""
     if re.search(r"[0-9]", content) and not re.search(r"[A-Za-z]{3}|[ap]\.?m", re.sub(r"\b(?:and|or)\b", "", content), re.I):
@@ -195,6 +191,7 @@ def _words(content: str, level: int) -> Form:
 
 def word_form(content: str) -> Form:
     """Words in lower case without punctuation; one letter keeps its case."""
+    content = re.sub(r"^\s*(?:option|choice)\s+(?=\(?[A-Za-z]\)?[.:]?\s*$)", "", content, flags=re.I)
     letter = re.fullmatch(r"\s*\(?\s*([A-Za-z])\s*\)?[.:]?\s*", content)
     if letter:
         return Form("text", letter.group(1).upper() if "(" in content else letter.group(1))
@@ -202,7 +199,7 @@ def word_form(content: str) -> Form:
     words = re.sub(r"^(?:the|an|a) ", "", words)
     if words in _NUMBER_WORDS:
         return Form("leaf", str(_NUMBER_WORDS.index(words)))
-    return Form("text", words.replace(" am", "am").replace(" pm", "pm"))
+    return Form("text", re.sub(r"(?<=[0-9])(?::00)? ?(?=[ap]m\b)", "", words))
 
 
 def _relation(text: str, level: int) -> Form | None:
@@ -322,14 +319,13 @@ def _leaf(text: str) -> Form:
     """One expression, its unit taken off."""
     text = re.sub(r"^«([0-9A-Z]+)»(?=_\{)", r"\1", re.sub(r"_\{«(\w+)»\}", r"_{\1}", text.strip()))
     text = re.sub(r" ?\(?\\pmod ?\{?[0-9a-z]+\}?\)?$", "", text)
-    unit = ""
-    behind_letter = _UNIT_AFTER_LETTER.search(text)
-    known = behind_letter if behind_letter and unit_of(behind_letter.group(1), "") else None
-    found = known or _TRAILING_WORDS.search(text) or _PLAIN_WORDS.search(text) or _UNIT_LETTER.search(text)
-    if found and not re.search(r"\b(?:pi|sqrt)\b", found.group(1)):
-        if re.match(r"[ap]\.?m\b", found.group(1).strip(), re.I):
+    unit, scale = "", 1
+    found = words_behind(text)
+    if found and not re.search(r"\b(?:pi|sqrt)\b", found[1]):
+        if re.match(r"[ap]\.?m\b", found[1].strip(), re.I):
             return word_form(text.replace("«", " ").replace("»", " "))
-        unit, text = unit_of(found.group(1), found.group(2) or ""), text[: found.start()].strip()
+        scale = scale_of(found[1])
+        unit, text = unit_of(unscaled(found[1]), found[2]), found[0]
     if text.endswith((r"\%", "%")):
         unit, text = "%", text.removesuffix("%").removesuffix("\\").strip()
     elif text.endswith(r"^\circ"):
@@ -340,7 +336,11 @@ def _leaf(text: str) -> Form:
     text = re.sub(r"^([-+]?[0-9.]+)[eE]([-+]?[0-9]{1,3})$", r"\1\\times10^{\2}", text)
     if re.fullmatch(r"[0-9.]+:[0-9.]+", text) and len(text.split(":")[1]) > 0 and not re.fullmatch(r"[0-9]{1,2}:[0-5][0-9]", text):
         unit, text = ":", r"\frac{{{}}}{{{}}}".format(*text.split(":"))
+    if scale != 1:
+        text = f"{Decimal(text) * scale:f}" if re.fullmatch(r"[-+]?[0-9]{1,20}(?:\.[0-9]{1,20})?", text) else rf"({text})\cdot{scale}"
     mathematical = re.sub(r"\\[a-zA-Z]+", "", text)
+    if (run := re.fullmatch(r"[-+]?[0-9.]*([a-z]{3,})", text)) and is_product(run[1]) and run[1] not in _NUMBER_WORDS:
+        return Form("leaf", text, unit=unit)
     if re.search(r"[A-Za-z]{3,}|[A-Za-z]{2,} |«", mathematical) and not re.search(r"[\\^_+=*/{}]", text.replace("«", "").replace("»", "")):
         return word_form(text.replace("«", " ").replace("»", " "))
     return Form("leaf", re.sub(r"«[^«»]*»", "", text).strip() or text, unit=unit)

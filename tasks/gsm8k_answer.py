@@ -26,8 +26,9 @@ _FRACTION = re.compile(r"\s*/\s*(\d+)(?![\d/])(?!\s*/)", re.ASCII)
 _MIXED = re.compile(r" (\d{1,4})\s*/\s*(\d{1,4})(?![\d/])", re.ASCII)
 _LATEX_FRACTION = re.compile(r"([-−]?)\s*\\[dt]?frac\s*\{\s*(\d{1,20})\s*\}\s*\{\s*(\d{1,20})\s*\}", re.ASCII)
 _POWER = re.compile(r"(?:[eE]|\s*(?:\\times|\\cdot|[x×*])\s*10\s*\^\s*\{?)\s*([-−+]?\d{1,2})\}?(?!\w)", re.ASCII)
-_SCALE = re.compile(r"\s*(thousand|million|billion|trillion)\b")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(r"\s*(thousand|million|billion|trillion)\b|([kK])\b")
+_FULL_WIDTH = str.maketrans("０１２３４５６７８９，．", "0123456789,.")
+_SCALES = {"k": 10**3, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MAX_DIGITS = 100
 """A longer run of digits is no answer."""
 
@@ -98,7 +99,7 @@ def _first(text: str) -> str | None:
         if len(fraction[1]) < MAX_DIGITS and int(fraction[1]) != 0:
             return _plain(Fraction(number) / int(fraction[1]))
     elif scale := _SCALE.match(rest):
-        return _plain(Fraction(number) * _SCALES[scale[1]])
+        return _plain(Fraction(number) * _SCALES[scale[1] or "k"])
     return number
 
 
@@ -107,7 +108,7 @@ def extract(text: str, *, strict: bool = False) -> str | None:
 
     `strict` takes only the first number after the last marker, within its paragraph.
     """
-    text = visible(text)
+    text = visible(text).translate(_FULL_WIDTH)
     markers = list(_MARKER.finditer(text))
     if markers:
         last = markers[-1]

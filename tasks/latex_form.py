@@ -36,7 +36,7 @@ _DROPPED = re.compile(
     r"\\(?:left|right)\s*\.(?![0-9])"
     r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|bf|rm|it|boldmath|hfill|hline"
     r"|allowbreak|nobreak|dots[bcm]?(?=\s*$))(?![a-zA-Z])"
-    r"|\\!|\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\\{])|\\[hv]space\*?\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"
+    r"|\\(?:text)?color\s*\{[^{}]*\}|\\!|\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\\{])|\\[hv]space\*?\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"
 )
 _SPACES = re.compile(r"\\[,;:> ]|\\q?quad(?![a-zA-Z])|\\thinspace(?![a-zA-Z])|(?<!\\)~|\u00a0|\u2009|\u202f")
 _SAME = (

@@ -160,7 +160,7 @@ def _same(a: Form, b: Form, same_leaf: SameLeaf) -> bool | None:
         pieces = (a if a.kind == "list" else b).parts
         return all(piece.kind in ("interval", "set") for piece in pieces) and in_any_order(a.parts, b.parts, same_leaf)
     if kinds <= {"tuple", "list"}:
-        return in_order(a.parts, b.parts, same_leaf)
+        return _same_in_some_order(a, b, same_leaf)
     if kinds == {"tuple", "matrix"}:
         matrix = a if a.kind == "matrix" else b
         return matrix.columns in (1, len(matrix.parts)) and in_order(a.parts, b.parts, same_leaf)
@@ -170,12 +170,27 @@ def _same(a: Form, b: Form, same_leaf: SameLeaf) -> bool | None:
     return False
 
 
+def _same_in_some_order(a: Form, b: Form, same_leaf: SameLeaf) -> bool | None:
+    """A tuple beside a tuple or a list: in the order written. A list of named values (`y=2,x=1`) is a tuple in the order of the names the
+    tuple carries; where it carries none, in the order written or that of the alphabet."""
+    if a.kind == "list":
+        a, b = b, a
+    names = [part.name.lstrip("\\") for part in b.parts]
+    if b.kind == "tuple" or not all(names) or len(set(names)) < len(names):
+        return in_order(a.parts, b.parts, same_leaf)
+    by_name = dict(zip(names, b.parts))
+    wanted = [name.lstrip("\\") for name in a.name.strip("()").split(",")]
+    orders = [wanted] if sorted(wanted) == sorted(names) else [names, sorted(names)]
+    outcomes = [in_order(a.parts, [by_name[name] for name in order], same_leaf) for order in orders]
+    return True if True in outcomes else None if None in outcomes else False
+
+
 def _same_single(a: Form, b: Form, same_leaf: SameLeaf) -> bool | None:
     """Expressions, words and equations."""
     for one, other in ((a, b), (b, a)):
         if one.kind == "equation" and other.kind != "equation" and not other.name:
             return False
-    if a.kind == b.kind == "leaf" and a.name != b.name and all(re.fullmatch("[a-zA-Z]", form.name) for form in (a, b)):
+    if a.kind == b.kind == "leaf" and a.name != b.name and all(re.fullmatch(r"\\?[a-zA-Z]|\\[a-zA-Z]+", form.name) for form in (a, b)):
         return False
     return same_leaf(a, b)
 

@@ -66,6 +66,34 @@ SAME = {
         r"\text{6 and 8}|6, 8",
     ],
     "rounded beside exact": [r"\pi|\pi \approx 3.14", r"\frac13|\frac13 \approx 0.333"],
+    "products of letters": [
+        "4ab+4ac|4a(b+c)",
+        r"\frac12ab|\frac{ab}2",
+        "5a+3bc|3bc+5a",
+        "xyz|xzy",
+        r"6pqr|6p\cdot q\cdot r",
+        "6 pqr|6pqr",
+        "5|5 men",
+        "5|5kg",
+        "50|50 km/h",
+        r"odd|\text{odd}",
+    ],
+    "scales": [
+        r"5000000|5\text{ million}",
+        r"\$2500000|2.5\text{ million dollars}",
+        "144|12 dozen",
+        r"3\pi\text{ million}|3000000\pi",
+        r"[12,\infty)|12\text{ or more}",
+    ],
+    "named tuples": [
+        r"(3,\pi/2)|(r,\theta)=(3,\pi/2)",
+        r"(3,\pi/2)|r=3,\theta=\pi/2",
+        "(5,2)|n=5,k=2",
+        "(2,5)|n=5,k=2",
+        "(x,y)=(1,2)|y=2,x=1",
+        r"r=1,\theta=2|\theta=2,r=1",
+    ],
+    "dress": [r"\text{Option B}|B", "7:00 AM|7 a.m.", r"\color{red}{17}|17", r"\textcolor{red}{17}|17", r"\sqrt[3]{-8}|-2"],
     "bases": ["413_5|413", "11_2|11_{2}", r"413_5|413_{\text{five}}"],
 }
 DIFFERENT = (
@@ -77,7 +105,10 @@ DIFFERENT = (
     r"\begin{pmatrix}1&2\\3&4\end{pmatrix}|\begin{pmatrix}1&3\\2&4\end{pmatrix}  "
     r"16\pi\text{ in}^3|16\pi \text{ in}^2  16\pi\text{ in}^3|16\pi^3  0,\pm 2|0,2  "
     r"[0,\infty)|\text{all positive real numbers}  \begin{pmatrix}2&4\end{pmatrix}|3\begin{pmatrix}1&2\end{pmatrix}  \pi|3.14159  "
-    r"90^\circ|90\text{radians}  y=2x+3|y=2x-3"
+    r"90^\circ|90\text{radians}  y=2x+3|y=2x-3  "
+    r"9ab|9  2ab|2xy  12|12xy  12|12 xy  x^2+2xy|x^2+2  \frac12bh|\frac12  7xy^2|7  5a+3bc|5a+3  9pqr|9  xyz|xyw  "
+    r"5|5\text{ million}  12|12 dozen  12|12\text{ or more}  12|12 or more  (5,2)|n=4,k=2  r=1,\theta=2|\theta=1,r=2  "
+    r"(x,y)=(1,2)|y=1,x=2  7:00 AM|7 pm  7:30 AM|7 a.m.  \text{Option B}|A  \sqrt[3]{-8}|2  \sqrt[3]{-8}|1+\sqrt{3}i"
 ).split("  ")
 
 

@@ -46,6 +46,10 @@ from tasks.math_answer import candidates, gold_expression
         ("Thus, Janet has 16 - 7 = 9 eggs.", "9"),
         ("Therefore she makes **$18** per day.", "18"),
         ("The answer is " + "9" * 1000, None),
+        ("#### 45k", "45000"),
+        ("The answer is $45k.", "45000"),
+        ("#### 45 kg", "45"),
+        ("#### ４５", "45"),
         ("٣ and ٤", None),
     ],
 )
