@@ -121,6 +121,9 @@ def carry_out(folder: Path, rng: random.Random, *, most_kills: int, lasts_s: flo
                 kills.append(time.monotonic())
                 found = [RunDirectory(path) for path in folder.glob("runs/*")]
                 moments.append(found[0].lines("metrics.jsonl")[-1]["step"] if found and found[0].lines("metrics.jsonl") else 0)
+                if found and found[0].finished:  # killed when all was written: there is nothing left to go on with
+                    code = 0
+                    break
     if code:
         raise RuntimeError(f"exit {code}: {(folder / 'log').read_text()[-2000:]}")
     run = RunDirectory(next(folder.glob("runs/*")))
