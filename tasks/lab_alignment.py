@@ -19,7 +19,7 @@ from typing import Literal
 
 from exchange.records import Example
 from tasks.lab_alignment_language import Advice, Manner, all_advice
-from tasks.source import stable_share
+from tasks.source import questions_of_split
 
 STATIC_INSTRUCTION = "Answer the question. Be warm. Give the details."
 ACTIONS: dict[str, tuple[str, str, str]] = {
@@ -107,14 +107,8 @@ def oracle_advice(family: str, rng: random.Random) -> Advice:
 def load(split: str, *, limit: int) -> list[Example]:
     """The first `limit` queries of a split (train, validation, test), equal on every machine; none repeats, and no two splits share one."""
     rng = random.Random(f"lab_alignment/{split}")
-    seen: set[str] = set()
     examples: list[Example] = []
-    while len(examples) < limit:
-        question = draw_question(rng, test=split == "test")
-        # Train and validation share words; a query belongs to one of them by its hash.
-        if question.text in seen or (split != "test" and (stable_share(question.text, 10) == 0) != (split == "validation")):
-            continue
-        seen.add(question.text)
+    for question in questions_of_split(split, lambda: draw_question(rng, test=split == "test"), limit):
         examples.append(
             Example(
                 id=f"lab-alignment-{split}-{len(examples)}",

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from exchange.records import Example
 from tasks.lab_families import ITEMS, NAMES, TEST_NAMES
-from tasks.source import stable_share
+from tasks.source import questions_of_split, stable_share
 
 MOST = 60
 """Largest number on the way: sums that a tiny model can know, and every number a single token of it."""
@@ -123,13 +123,8 @@ def load(split: str, *, limit: int) -> list[Example]:
     """The first `limit` questions of a split (train, validation, test), equal on every machine; no question repeats within a split,
     and the three never share one."""
     rng = random.Random(f"lab_reasoning/{split}")
-    seen: set[str] = set()
     examples: list[Example] = []
-    while len(examples) < limit:
-        question = draw_question(rng, test=split == "test")
-        if question.text in seen or (split != "test" and (stable_share(question.text, 10) == 0) != (split == "validation")):
-            continue
-        seen.add(question.text)
+    for question in questions_of_split(split, lambda: draw_question(rng, test=split == "test"), limit):
         examples.append(
             Example(
                 id=f"lab-reasoning-{split}-{len(examples)}",

@@ -11,13 +11,22 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from exchange.settings import SettingError
 
+
+class Text(Protocol):
+    """A drawn question."""
+
+    @property
+    def text(self) -> str: ...
+
+
+Drawn = TypeVar("Drawn", bound=Text)
 Row = tuple[str, dict[str, Any]]
 """(where it stands: file and line, the row)"""
 
@@ -145,3 +154,15 @@ def some(examples: list[Any], task: str, split: str, limit: int | None) -> list[
     if not examples:
         raise SettingError(f"task {task}: the {split} split is empty")
     return examples[:limit]
+
+
+def questions_of_split(split: str, draw: Callable[[], Drawn], limit: int) -> Iterator[Drawn]:
+    """The first `limit` different questions that `draw` gives for a split. Train and validation share words, so a question belongs to one
+    of them by its hash: no two splits share one."""
+    seen: set[str] = set()
+    while len(seen) < limit:
+        question = draw()
+        if question.text in seen or (split != "test" and (stable_share(question.text, 10) == 0) != (split == "validation")):
+            continue
+        seen.add(question.text)
+        yield question

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,9 +99,9 @@ class SisterConfig(Settings):
         return kept
 
     @property
+    @abstractmethod
     def algorithm(self) -> str:
         """The method's name, part of the run directory's name and of summary.json."""
-        raise NotImplementedError
 
 
 MAY_CHANGE = ("budget",)
