@@ -48,14 +48,14 @@ def read_config(argument: str | None, rest: list[str]) -> TrainConfig:
     return resolve(load(TrainConfig, data, parse_flags(rest)))
 
 
-def dry_run(config: TrainConfig) -> dict[str, Any]:
-    """What the run would ask and cost, before anything is sent."""
+def dry_run(config: TrainConfig, processes: int = 1) -> dict[str, Any]:
+    """What the run would ask and cost in so many processes, before anything is sent."""
     from teacher.algorithms import training_questions, trl_config
     from teacher.arms import calls as evaluation_calls
     from teacher.estimate import estimate
 
     args = trl_config(config, Path(os.devnull))
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
     warm = config.teacher.warm_start
     validations = -(-(config.max_steps or 0) // config.eval.every) + 1  # step 0, then every so often, then the last
     asked = {
@@ -67,7 +67,8 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
         "validation": validations * config.task.validation_size,
     }
     if config.variant == "three_step":
-        asked["drafts"] = training_questions(config) + config.task.validation_size  # evaluation's are its raw arm
+        drafts = min(config.task.train_size, processes * training_questions(config))
+        asked["drafts"] = drafts + config.task.validation_size  # evaluation's are its raw arm
     calls = {phase: count * config.student.samples for phase, count in asked.items()}
     measured = config.measured()
     evaluation = {"evaluation": evaluation_calls(measured, training=calls["warm_start"] + calls["training"])}
@@ -127,7 +128,9 @@ def body(argv: list[str] | None) -> int:
     if args.dry_run:
         import yaml
 
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(dry_run(config), indent=1))
+        with processes.alone():  # TRL's arguments would wait for the other processes, which have ended
+            plan = dry_run(config, processes.count)
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + json.dumps(plan, indent=1))
         return 0
     if run is not None and run.finished:
         raise SettingError(f"{run.path}: this run is finished; measure it with `python -m teacher.evaluate {run.path}`")

@@ -92,6 +92,7 @@ def test_a_plan_ends_both(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.count("student_calls_at_most") == 1
+    assert json.loads(result.stdout[result.stdout.index("\n{") :])["student_calls_at_most"]["training"] == 2 * 2 * 16
 
 
 @pytest.mark.slow
