@@ -8,8 +8,8 @@ Two ways to the same target, on the same questions, teacher base, student and in
 A call is a request without a cache; `paid` is what a cache leaves of it. Each way has a sweep of 12 points on the arithmetic world with
 seed 0; its best point then runs on all seeds and, unchanged, on the alignment world, whose own preset is not used. Our preset's other
 values were chosen on the arithmetic world, as plain's batch of 256 and constant rate were. Plain runs stop at LIMIT
-times our calls and are then a bound. TRL's own defaults stand beside them. Resumable: a run that stands in
-`benchmarks/results/calls_to_target.json` is not repeated.
+times our calls and are then a bound; within the sweep they stop where another point has reached the target with fewer. TRL's own
+defaults stand beside them. Resumable: a run that stands in `benchmarks/results/calls_to_target.json` is not repeated.
 """
 
 from __future__ import annotations
@@ -224,8 +224,11 @@ class Measurement:
         return run
 
     def best(self, way: str, points: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-        """The sweep's winner: the fewest calls to the target, else the best accuracy."""
-        runs = [self.of(way, point, "arithmetic", 0, limit) for point in points]
+        """The sweep's winner: the fewest calls to the target, else the best accuracy. A plain run ends where it can win no more."""
+        runs: list[dict[str, Any]] = []
+        for point in points:
+            least = min((run["calls"] for run in runs if run["reached"]), default=limit)
+            runs.append(self.of(way, point, "arithmetic", 0, min(limit, least)))
         winner = min(runs, key=lambda run: (not run["reached"], run["calls"] if run["reached"] else -run["best"]))
         return dict(winner["point"])
 
