@@ -14,6 +14,7 @@ from typing import Any
 from exchange.settings import SettingError
 from teacher.ahead import Begin, ahead_of
 from teacher.config import TrainConfig
+from teacher.policy import load_model
 from teacher.ppo import ppo_trainer
 from teacher.processes import Processes
 from teacher.run_directory import RunDirectory, mark_complete
@@ -105,6 +106,33 @@ def training_questions(config: TrainConfig) -> int:
     return min(config.task.train_size, needed)
 
 
+def shares_weights_out(trainer: Any) -> bool:
+    """Whether each process holds but a part of the weights (FSDP, DeepSpeed ZeRO-3), so that no one of them can run the model by itself."""
+    accelerator = trainer.accelerator
+    kind = accelerator.distributed_type.value
+    return kind == "FSDP" or (kind == "DEEPSPEED" and accelerator.state.deepspeed_plugin.zero_stage == 3)
+
+
+def whole(trainer: Any, start: Path, peft_config: Any) -> Any:
+    """A copy of the trained model with all its weights, in the main process; None in the others, which have to call this too.
+
+    `start` is the folder of the weights that learning started from, `peft_config` its LoRA or None.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        return None
+    model, _ = load_model(str(start))
+    if peft_config is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, peft_config)
+    found = model.load_state_dict(state, strict=False)
+    tied = {name for name in found.missing_keys if name.endswith(tuple(getattr(model, "_tied_weights_keys", None) or ()))}
+    if found.unexpected_keys or set(found.missing_keys) - tied:
+        raise RuntimeError(f"the gathered weights are not the model's: {found}")
+    return model.to(trainer.accelerator.device)
+
+
 def build_trainer(
     config: TrainConfig,
     run: RunDirectory,
@@ -137,8 +165,9 @@ def build_trainer(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % config.eval.every == 0 or state.global_step >= state.max_steps:
                 control.should_save = True
+                model = whole(trainer, start, peft_config) if shares_weights_out(trainer) else kwargs["model"]
                 if together.main:
-                    on_validate(state.global_step, kwargs["model"])
+                    on_validate(state.global_step, model)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             if "loss" not in logs:
@@ -158,6 +187,7 @@ def build_trainer(
     together = processes or Processes()
     args = trl_config(config, run.checkpoints)
     period = args.steps_per_generation * args.num_iterations
+    peft_config = lora_config(config)
     trainer_class, extra = RLOOTrainer if config.algorithm == "rloo" else GRPOTrainer, {}
     if config.algorithm == "ppo":
         trainer_class, extra = ppo_trainer(), {"critic_model": str(start), "ppo": config.ppo}
@@ -171,11 +201,13 @@ def build_trainer(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Hooks()],
-            peft_config=lora_config(config),
+            peft_config=peft_config,
             **extra,
         )
     except ValueError as error:
         raise SettingError(f"trl: {' '.join(str(error).split())}") from None
+    if config.algorithm == "ppo" and shares_weights_out(trainer):
+        raise SettingError("algorithm=ppo: its value model is whole on each card; with FSDP or ZeRO-3 take grpo or rloo")
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             callback.logging_dir = str(run.path / "tensorboard")

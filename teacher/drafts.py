@@ -1,7 +1,8 @@
 """Three-step variant: the student drafts, the teacher advises on the draft, the student revises (Advisor Models, arXiv 2510.02453).
 
 A draft is the student's raw answer, asked once a question and kept in the run's directory: a resumed run advises on the same drafts,
-whatever the student would say now. Silence keeps the draft, since it composes to the raw messages, whose answer the draft is.
+whatever the student would say now, and on none where there was none when learning began. Silence keeps the draft, since it composes to
+the raw messages, whose answer the draft is.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ async def drafted(
     With a run those that stand in its log are not asked again, and the others are added to it; `section` tells two students apart.
     """
     lines = run.lines(FILE) if run is not None else []
-    known: dict[tuple[str, str], str] = {(line["split"], line["id"]): line["draft"] for line in lines if line["section"] == section}
+    known: dict[tuple[str, str], str | None] = {(line["split"], line["id"]): line["draft"] for line in lines if line["section"] == section}
     answers = RawAnswers(student, params)
 
     async def draft(example: Example) -> str | None:
-        if (held := known.get((example.split, example.id))) is not None:
-            return held
+        if (example.split, example.id) in known:
+            return known[example.split, example.id]
         try:
             return await answers.of(example)
         except StudentError:
@@ -52,3 +53,12 @@ async def drafted(
     if failed is not None:
         raise failed  # the budget, say; what was answered is kept
     return [example.model_copy(update={"draft": text}) for example, text in zip(examples, found, strict=True)]
+
+
+def settle(examples: Sequence[Example], run: RunDirectory, section: str = "") -> None:
+    """Those that have no draft by now stay without one: what a resumed run learns from and is validated on is what it was."""
+    lines = run.lines(FILE)
+    known = {(line["section"], line["split"], line["id"]) for line in lines}
+    missing = [example for example in examples if (section, example.split, example.id) not in known]
+    if missing:
+        run.rewrite(FILE, [*lines, *({"section": section, "split": e.split, "id": e.id, "draft": None} for e in missing)])

@@ -24,7 +24,7 @@ from tasks import TASKS
 from teacher.algorithms import lora_config, questions_a_batch, training_questions, trl_config
 from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
-from teacher.drafts import drafted
+from teacher.drafts import drafted, settle
 from teacher.evaluate import check_before, evaluate, publish
 from teacher.hub import card, check_login, push, write_card
 from teacher.learning import Learning
@@ -160,6 +160,8 @@ def draft_all(
     kept = [example for example in train if example.draft is not None]
     if len(kept) < questions_a_batch(trl_config(config, Path(os.devnull))):
         raise RunError(f"{len(train) - len(kept)} of {len(train)} drafts failed, so no step has a batch; go on with --resume={run.path}")
+    settle(train, run)
+    settle(validation, run, measuring.section)
     return kept, validation
 
 

@@ -6,9 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from peft import get_peft_model
 
+from teacher.algorithms import lora_config, whole
+from teacher.config import TrainConfig
+from teacher.policy import load_model, resolve_model
 from teacher.processes import Processes
 from teacher.rewarder import local_part
 from teacher.run_directory import RunDirectory
@@ -38,6 +45,29 @@ def test_each_process_gets_the_values_of_its_own_completions(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert local_part([1.0, None, 3.0, 4.0], Processes()) == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_weights_that_are_shared_out_are_gathered_into_a_model_of_their_own(lora):
+    """As accelerate gathers them; the tied head is not among them."""
+    config = TrainConfig.model_validate({"teacher": {"model": "lab:arithmetic/teacher", "lora": lora}})
+    start = Path(resolve_model("lab:arithmetic/teacher"))
+    trained, _ = load_model(str(start))
+    if lora is not None:
+        trained = get_peft_model(trained, lora_config(config))
+    with torch.no_grad():
+        for weights in trained.parameters():
+            weights.add_(0.1)
+    gathered = {name: weights.clone() for name, weights in trained.state_dict().items() if "lm_head" not in name}
+    accelerator = SimpleNamespace(get_state_dict=lambda _: gathered, is_main_process=True, device="cpu")
+    trainer = SimpleNamespace(accelerator=accelerator, model_wrapped=trained)
+    copy = whole(trainer, start, lora_config(config))
+    assert copy is not trained and all(torch.equal(a, b) for a, b in zip(copy.parameters(), trained.parameters(), strict=True))
+    gathered["model.of_another.weight"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match="not the model's"):
+        whole(trainer, start, lora_config(config))
+    accelerator.is_main_process = False
+    assert whole(trainer, start, lora_config(config)) is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from server.teachers import load as load_for_server
 from student_clients.errors import StudentTimeout
 from student_clients.scripted import ScriptedStudent
 from teacher import evaluate
-from teacher.drafts import drafted
+from teacher.drafts import drafted, settle
 from teacher.locate import find_teacher
 from teacher.policy import TransformersPolicy, load_model
 from teacher.prompt import HIDDEN, TeacherPrompt
@@ -51,24 +51,28 @@ def test_without_a_draft_such_a_teacher_passes():
     assert (without.text, without.source) == ("", "passthrough") and with_draft.source in ("teacher", "silence")
 
 
-def test_drafts_are_kept_by_student_and_those_that_fail_are_asked_again(tmp_path):
+def test_drafts_are_kept_by_student_and_those_that_fail_are_asked_again_until_learning_begins(tmp_path):
     run = RunDirectory(tmp_path)
     examples = [Example(id=str(i), task="gsm8k", split="train", query=f"{i}?", gold="0") for i in range(3)]
     asked = []
 
     def answer(messages):
         asked.append(messages[-1].content)
-        if messages[-1].content == "2?" and asked.count("2?") == 1:
+        if messages[-1].content == "1?" or (messages[-1].content == "2?" and asked.count("2?") == 1):
             raise StudentTimeout("late")
         return f"draft {len(asked)}"
 
     student = ScriptedStudent(answer)
     first = asyncio.run(drafted(examples, student=student, params=SamplingParams(), run=run))
-    assert [example.draft for example in first] == ["draft 1", "draft 2", None]
+    assert [example.draft for example in first] == ["draft 1", None, None]
     again = asyncio.run(drafted(examples, student=student, params=SamplingParams(), run=run))
-    assert [example.draft for example in again] == ["draft 1", "draft 2", "draft 4"] and len(asked) == 4
+    assert [example.draft for example in again] == ["draft 1", None, "draft 5"] and len(asked) == 5
+    settle(again, run)
+    settle(again, run)
+    assert asyncio.run(drafted(examples, student=student, params=SamplingParams(), run=run)) == again and len(asked) == 5
+    assert len(run.lines("drafts.jsonl")) == 3
     asyncio.run(drafted(examples, student=student, params=SamplingParams(), run=run, section="validation."))
-    assert len(asked) == 7
+    assert len(asked) == 8
 
 
 def test_a_whole_run_and_what_is_asked_of_it(tmp_path, monkeypatch, capsys):
