@@ -110,7 +110,7 @@ def shares_weights_out(trainer: Any) -> bool:
     """Whether each process holds but a part of the weights (FSDP, DeepSpeed ZeRO-3), so that no one of them can run the model by itself."""
     accelerator = trainer.accelerator
     kind = accelerator.distributed_type.value
-    return kind == "FSDP" or (kind == "DEEPSPEED" and accelerator.state.deepspeed_plugin.zero_stage == 3)
+    return bool(kind == "FSDP" or (kind == "DEEPSPEED" and accelerator.state.deepspeed_plugin.zero_stage == 3))
 
 
 def whole(trainer: Any, start: Path, peft_config: Any) -> Any:
