@@ -3,7 +3,8 @@
 It loads sympy once and then only forks: the child does the work, under a limit of memory and of processor time a question, and where
 one of them strikes, the child is gone and the next is there in milliseconds. So `10^{10^{10}}` costs its second and nothing else. A
 question is `{"id": n, "gold": str, "answers": [str]}` behind its length, a reply a line
-`{"id": n, "equal": [bool | null], "unparsed": n}`, or `{"lost": reason}` from a process that no longer knows the question.
+`{"id": n, "equal": [bool | null], "unparsed": n}`, or `{"lost": reason}` from a process that no longer knows the question. With
+`"last": true` it is the last one: a child that died otherwise than by its limits may have left half a question in the pipe.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import resource
 import signal
-import time
 
 SOFT_CPU_S = 1.0
 """Processor time after which a question is given up where Python can still be interrupted."""
@@ -124,10 +124,10 @@ def main() -> int:
             finally:
                 os._exit(code)
         status = os.waitpid(child, 0)[1]
-        if os.WIFSIGNALED(status):
-            reply({"lost": "time" if os.WTERMSIG(status) == signal.SIGPROF else "memory"})
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
+            reply({"lost": "time"})
+        elif os.WIFSIGNALED(status) or os.WEXITSTATUS(status) not in (0, 3):
+            reply({"lost": "memory", "last": True})
+            return 1
         elif os.WEXITSTATUS(status) == 0:
             return 0
-        elif os.WEXITSTATUS(status) != 3:
-            reply({"lost": "memory"})
-            time.sleep(0.05)  # a child that cannot even start shall not spin

@@ -66,6 +66,8 @@ class Worker:
                 self._fresh = False
                 said = json.loads(line)
                 if "lost" in said:
+                    if "last" in said:
+                        self.close()
                     return Verdict((), lost=said["lost"])
                 if said["id"] == self._asked:  # else the answer to a question that was taken for lost
                     return Verdict(tuple(said["equal"]), said["unparsed"])

@@ -1,10 +1,12 @@
 """Hostile answers, threads, the event loop, and the end of the process."""
 
 import asyncio
+import fcntl
 import os
 import resource
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from rewards.correctness import Grader
-from rewards.math_worker import HARD_CPU_S
+from rewards.math_worker import HARD_CPU_S, framed
 from rewards.worker_pool import Worker, WorkerPool
 from tests.requirements import ROOT
 
@@ -144,6 +146,24 @@ def test_a_killed_worker_is_replaced():
         asked = {answer: worker.ask("x", (answer,)) for answer in ("x", "x+1", "2x/2", "x+2", "x+0")}
         assert sum(verdict.lost is not None for verdict in asked.values()) <= 1
         assert all(verdict.equal in ((), (answer in ("x", "2x/2", "x+0"),)) for answer, verdict in asked.items())
+    finally:
+        worker.close()
+
+
+def test_a_child_killed_over_half_a_question_leaves_no_half_behind():
+    """What it has read is gone, and the rest would be the head of the next question."""
+    worker = Worker()
+    try:
+        assert worker.ask("x", ("x",)).equal == (True,)
+        child = psutil.Process(worker._process.pid).children()[0]
+        worker._process.stdin.write(framed(b"{}" * 50)[:50])
+        worker._process.stdin.flush()
+        while fcntl.ioctl(worker._process.stdin, termios.FIONREAD, b"\0" * 4) != b"\0" * 4:
+            time.sleep(0.001)
+        child.kill()
+        asked = [worker.ask("x", (answer,)) for answer in ("x", "2x/2", "x+1")]
+        assert asked[0].lost == "memory"
+        assert [verdict.equal for verdict in asked[1:]] == [(True,), (False,)]
     finally:
         worker.close()
 
