@@ -71,22 +71,22 @@ def faulty_server() -> Iterator[FaultyServer]:
     stop = asyncio.Event()
 
     async def run() -> None:
-        handlers: set[asyncio.Task[None]] = set()
+        handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            handlers.add(task)
-            await server.serve(reader, writer)
-            handlers.discard(task)
+        def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(server.serve(reader, writer))
+            handlers[task] = writer
+            task.add_done_callback(handlers.pop)
 
         listening = await asyncio.start_server(handle, sock=listener)
         await stop.wait()
         listening.close()
-        for task in handlers:
+        left = dict(handlers)
+        for task, writer in left.items():
             task.cancel()
-        if handlers:
-            await asyncio.wait(handlers)
+            writer.transport.abort()  # a task that has not begun, or a client that does not read, would keep it open
+        if left:
+            await asyncio.wait(left)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
@@ -152,6 +152,7 @@ def drip(content: bytes, *, at_once: int, every_s: float) -> Step:
                 writer.write(content[i : i + 1])
         finally:
             leaving.cancel()
+            await asyncio.wait([leaving])  # until then nobody else may read
 
     return step
 
