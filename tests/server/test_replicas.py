@@ -78,9 +78,10 @@ def test_redis_dies_and_nothing_else_does(tmp_path: Path, redis: RedisServer) ->
 
 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a loaded machine needs longer for than 50 ms is not what these tests are about."""
+    """What a loaded machine needs longer for is not what these tests are about."""
 
     def log(path: Path, redis_url: str | None) -> EventLog:
         return EventLog(path, redis_url=redis_url, redis_timeout_s=10)
 
     monkeypatch.setattr("server.experiments.EventLog", log)
+    monkeypatch.setattr("server.treatment.LOG_S", 10)
