@@ -1,8 +1,8 @@
 """`python -m benchmarks.strong_instructor`: a teacher as large as the student that tends to state answers, untrained and after RL.
 
 The instructor is the lab's student, fine-tuned to work training questions out itself ("47 - 8 = 39. The answer is 39.", in `STATES` of
-the rows) or to say any procedure. The student takes a stated answer for the answer. Measured on the same test questions: raw, the instructor
-untrained, the lab's own small teacher after its usual run, and the instructor after RL with the leakage gate
+the rows) or to say any procedure. The student takes a stated answer for the answer. Measured on the same test questions: raw, the
+instructor untrained, the lab's own small teacher after its usual run, and the instructor after RL with the leakage gate
 (`reward.leakage_penalty=1`) and without it (`0`), three seeds each. Writes `benchmarks/results/strong_instructor.json`. Resumable: a run
 that stands in the results file is not repeated.
 """
@@ -57,8 +57,8 @@ def build(folder: Path) -> None:
         rows.append({"prompt": messages, "completion": [{"role": "assistant", "content": text}]})
     model, tokenizer = load_model(BASE)
     tuning = WarmStartConfig(epochs=2.0, learning_rate=1e-3, batch_size=32)
-    with tempfile.TemporaryDirectory() as work:
-        model = fine_tune(model, tokenizer, rows, tuning, seed=0, work=Path(work))
+    with tempfile.TemporaryDirectory() as scratch:
+        model = fine_tune(model, tokenizer, rows, tuning, seed=0, work=Path(scratch))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
