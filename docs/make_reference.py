@@ -62,7 +62,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m lab.serve [WORLD] [ROLE] [--port] [--delay-s] [--fault-rate]` | serves a lab model by the OpenAI protocol at 127.0.0.1, as slow and as faulty as asked for: for trials over HTTP |
 | `python -m lab.measure [WORLD]` | measures a lab world's figures on the test split, trains and ships its teacher, fills the manifest |
 | `python -m benchmarks.slow_student [--delays S,S,…]` | seconds a step with a student that answers late, with and without `rollout_ahead`; writes `benchmarks/results/slow_student.json` |
-| `python -m benchmarks.calls_to_target [--sweep ours\\|plain\\|all]` | student calls until validation reaches 0.90 x oracle, ours and plain TRL GRPO, each at the best of 12 points; writes `benchmarks/results/calls_to_target.json` |
+| `python -m benchmarks.calls_to_target [--sweep ours\\|plain\\|all]` | student calls until validation reaches 0.90 x oracle, ours and plain TRL GRPO, each at the best of a sweep; writes `benchmarks/results/calls_to_target.json` |
 | `python -m benchmarks.strong_instructor` | a student-sized teacher that states answers: untrained, and after RL with the leakage gate and without it; writes `benchmarks/results/strong_instructor.json` |
 | `python -m benchmarks.real_shape [--shape S] [--batch N] [--group N]` | tokens a second, memory and parts of a training step at the shape of a real teacher, random weights; writes `benchmarks/results/real_shape.json` |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
