@@ -81,8 +81,8 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    heads = "algorithm|student|dial|seed|raw|untrained|trained|oracle|trained / oracle|trained − raw (95 %)|verdict|harmed of those right raw (95 %)|silent|best step"
-    columns = [*heads.split("|"), "calls", "seconds", "CPU seconds", "commit"]
+    heads = "algorithm|student|dial|seed|raw|untrained|trained|oracle|trained / oracle|trained − raw (95 %)|verdict"
+    columns = [*heads.split("|"), "harmed of those right raw (95 %)", "silent", "best step", "calls", "seconds", "CPU seconds", "commit"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for run in sorted(runs, key=lambda r: (r["algorithm"], -r["dial"], r["student"], r["seed"])):
         difference, low, high = run["difference"]
@@ -90,7 +90,8 @@ def table(runs: list[dict[str, Any]]) -> str:
             run["algorithm"], run["student"], f"{run['dial']:g}", str(run["seed"]),
             *(f"{run[arm]:.1%}" for arm in ("raw", "untrained", "trained", "oracle")),
             f"{run['trained'] / run['oracle']:.3f}", f"{difference:+.1%} ({low:+.1%} .. {high:+.1%})", run["verdict"],
-            "{:.1%} ({:.1%} .. {:.1%}) of {:,}".format(*run["harmed_of_them"], run["right_raw"]), f"{run['silence']:.0%}", str(run["teacher_step"]), f"{run['calls']:,}",
+            "{:.1%} ({:.1%} .. {:.1%}) of {:,}".format(*run["harmed_of_them"], run["right_raw"]),
+            f"{run['silence']:.0%}", str(run["teacher_step"]), f"{run['calls']:,}",
             f"{run['wall_s']:.0f}", f"{run['cpu_s']:.0f}", str(run["commit"]),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
