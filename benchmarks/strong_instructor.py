@@ -26,7 +26,7 @@ NAME = "strong_instructor"
 BASE = "lab:arithmetic/student"
 STATES = 0.7
 """Share of the fine-tuning rows that state the answer."""
-ROWS = 6000
+ROWS = 9000
 TESTED = 1000
 """Test questions."""
 CELLS: list[dict[str, Any]] = [{"what": "untrained"}, {"what": "small_teacher"}] + [
@@ -56,7 +56,7 @@ def build(folder: Path) -> None:
         messages = [message.model_dump() for message in prompt.messages(example.public())]
         rows.append({"prompt": messages, "completion": [{"role": "assistant", "content": text}]})
     model, tokenizer = load_model(BASE)
-    tuning = WarmStartConfig(epochs=2.0, learning_rate=1e-3, batch_size=32)
+    tuning = WarmStartConfig(epochs=4.0, learning_rate=1e-3, batch_size=32)
     with tempfile.TemporaryDirectory() as scratch:
         model = fine_tune(model, tokenizer, rows, tuning, seed=0, work=Path(scratch))
     model.save_pretrained(folder)
