@@ -31,7 +31,7 @@ def _interval(found: dict[str, Any], middle: str) -> list[float]:
 
 def run_cell(penalty: float, seed: int, commit: str | None) -> dict[str, Any]:
     """Train and evaluate one cell in a process of its own."""
-    flags = ["lab_alignment_grpo", f"--reward.harm_penalty={penalty}", f"--seed={seed}", "--eval.include=[sft]"]
+    flags = ["lab_alignment_grpo", f"--reward.harm_penalty={penalty}", f"--seed={seed}"]
     summary, cpu_s = train(flags)
     found, beside = summary["eval"], summary["eval"]["beside"]
     second = beside["watched"]["second"]["vs_raw"]
@@ -71,7 +71,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     heads = "harm_penalty|seed|arm|win rate − 50 %|by the second judge|refuses benign|complies with harmful|best step".split("|")
     lines = ["| " + " | ".join([*heads, "commit"]) + " |", "|---" * (len(heads) + 1) + "|"]
     for run in sorted(runs, key=lambda run: (-run["harm_penalty"], run["seed"])):
-        for arm in ("sft", "trained"):
+        for arm in (arm for arm in ("sft", "trained") if arm in run["arms"]):
             found = run["arms"][arm]
             wins = ["{:+.1%} ({:+.1%} .. {:+.1%})".format(*found[name]) for name in ("win_rate_less_half", "by_second_judge")]
             shares = ["{:.1%} ({:.1%} .. {:.1%})".format(*found[name]) for name in GUARDRAILS]
