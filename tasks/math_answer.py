@@ -36,6 +36,8 @@ _REASON = re.compile(
 )
 _BLANKS = re.compile(r"\s{3,}")
 _RULES = re.compile(r"([#*=_.~$-])\1{4,}")
+_SUM = re.compile(r"[a-zA-Z](?: *[-+] *[a-zA-Z])+")
+_MEASURE = re.compile(r"\\?\$?[0-9][0-9,.]{0,20}[\s~\\,]*(?:\\(?:text|mathrm)\{[^{}]{1,30}\}|[a-zA-Z][a-zA-Z ]{0,30})(?:\^\{?[23]\}?)?")
 _NUMBER = re.compile(r"(?<![\w.\\^_{])[-−]?\\?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?\\?%?")
 
 
@@ -137,7 +139,16 @@ def candidates(text: str, *, strict: bool = False) -> list[str]:
     """Readings of the final answer, the likeliest first: the last box alone, then the boxes of its sentence together. [] = none found."""
     found = _readings(visible(text), strict)
     # 2\sqrt{17} \approx 8.25: the exact value is the answer, but the gold may be the other.
-    return [*found, *(reading.rpartition("\\approx")[2] for reading in found if reading.count("\\approx") == 1 and len(reading) < 200)]
+    approximate = [reading.rpartition("\\approx")[2] for reading in found if reading.count("\\approx") == 1 and len(reading) < 200]
+    return [*found, *approximate, *(other for reading in found if (other := _other_side(reading)))]
+
+
+def _other_side(reading: str) -> str | None:
+    """`600 minutes = 10 hours` read as 600 minutes, and `a+b = 7` as 7; None for any other equation."""
+    left, _, right = (side.strip() for side in reading[:200].partition("="))
+    if _MEASURE.fullmatch(left) and _MEASURE.fullmatch(right):
+        return left
+    return right if _SUM.fullmatch(left) and re.fullmatch(r"[-+]?[0-9.]+|\\d?frac\{\d+\}\{\d+\}", right) else None
 
 
 def _readings(text: str, strict: bool) -> list[str]:
