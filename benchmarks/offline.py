@@ -36,8 +36,15 @@ def _cell(folder: Path) -> dict[str, Any]:
     """What one evaluated directory says of the trained arm and raw."""
     found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["eval"]
     pair = found["vs_raw"]["trained"]
-    return {"raw": found["arms"]["raw"]["mean"], "trained": found["arms"]["trained"]["mean"], "silent": found["arms"]["trained"]["silence_rate"],
-            "difference": [pair["difference"], pair["low"], pair["high"]], "n": pair["n"]}  # fmt: skip
+    arm = found["arms"]["trained"]
+    difference = [pair["difference"], pair["low"], pair["high"]]
+    return {
+        "raw": found["arms"]["raw"]["mean"],
+        "trained": arm["mean"],
+        "silent": arm["silence_rate"],
+        "difference": difference,
+        "n": pair["n"],
+    }
 
 
 def run_part(name: str, n: int, commit: str | None) -> dict[str, Any]:
