@@ -23,7 +23,7 @@ MAX_DEPTH = 40
 MAX_PARTS = 60
 _LEAD = re.compile(
     r"^(?:«?(?:approximately|about|approx\.?|roughly|exactly|around|is|equals|only"
-    r"|therefore|thus|then|simply|just|also|(?:the )?answer(?: is|:))(?:»[ :]*|[ :]+)|\\approx ?|\\sim ?|=)",
+    r"|therefore|thus|then|so|hence|finally|simply|just|also|(?:the )?answer(?: is|:))(?:»[ :]*|[ :]+)|\\approx ?|\\sim ?|=)",
     re.I,
 )
 _NAME = re.compile(

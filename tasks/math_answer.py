@@ -23,7 +23,7 @@ MARKER = re.compile(
     r"|(?P<phrase>\b(?:[Tt]he|[Oo]ur|[Mm]y|[Ff]inal|[Cc]orrect)\s+(?:\w+\s+){0,2}?[Aa]nswer(?:\s+(?:to|for)\s[^.\n:]{1,80}?)?"
     r"\s*(?:\*\*|__)?\s*(?:is|was|would be|must be|equals|=|:)(?![a-z])"
     r"|(?:^|(?<=\n))[#* ]*(?:[Tt]he )?(?:[Ff]inal )?(?:[Aa]nswer|ANSWER)[:* ]*(?=\n)"
-    r"|(?<![\w$])[Aa]nswer\s*(?:\*\*|__)?\s*(?::|is\b|=)|(?:^|(?<=\n))\s*\**A\s*:)"
+    r"|(?<![\w$])[Aa]nswer\s*(?:\*\*|__)?\s*(?::|is\b|=)|(?:^|(?<=\n))\s*\**A\s*:|答案\s*[是为]?\s*[:：]?)"
 )
 _MATH = re.compile(
     r"(?<!\\)\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]",
@@ -81,6 +81,8 @@ def boxes(text: str) -> list[str]:
 
 def _phrase(text: str) -> str | None:
     """What an answer phrase is followed by: its mathematics, with the unit behind it, or its words up to the end of the sentence."""
+    if re.match(r"[ \t\n:]*\*\*", text):  # bold that ends within the phrase: `**5** apples`, not the power 5**a
+        text = re.sub(r"\*\*(?=[\s.,;:!?)]|$)", "", text[:MAX_PHRASE].lstrip(" \t\n:*"), count=1)
     text = text[:MAX_PHRASE].lstrip(" \t\n*_:=>`-" if not text.lstrip(" *_:").startswith("-") else " \t\n*_:=>`")
     found = _MATH.match(text)
     if found:

@@ -43,3 +43,23 @@ def test_pairs(pool):
 )
 def test_what_an_output_may_say_of_a_gold(pool, gold, answer, same):
     assert Grader(pool).grade("math", gold, rf"\boxed{{{answer}}}").correct is same
+
+
+@pytest.mark.parametrize(
+    ("gold", "output"),
+    [
+        ("5", "The answer is **5** apples."),
+        ("5", "So x = 5."),
+        ("-5", "**Answer:** -5"),
+        ("x^2", "The answer is x**2"),
+        ("7", "答案：7"),
+        ("C", "The answer is C) seven"),
+        ("1200", "The answer is 1 200."),
+        ("(3,5)", "The answer is x > 3 and x < 5."),
+        ("2,3", r"The roots are \boxed{2} and \boxed{3}"),
+        (r"\frac{1}{2}", r"\boxed{1/2 \text{ cup}}"),
+        ("11", "The answer is m+n=11."),
+    ],
+)
+def test_outputs_as_models_write_them(pool, gold, output):
+    assert Grader(pool).grade("math", gold, output).correct is True
