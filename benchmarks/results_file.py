@@ -37,11 +37,13 @@ def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
 
 def train(flags: list[str]) -> tuple[dict[str, Any], float]:
     """(summary.json, CPU seconds) of one `python -m teacher.train` with one thread, whose run and cache are its own and are gone after it:
-    no run answers from what another paid for."""
+    no run answers from what another paid for. The lines of validation.jsonl stand in the summary as `validation`."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
         cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
-        return json.loads(next(Path(folder).glob("runs/*/summary.json")).read_text(encoding="utf-8")), cpu_s
+        run = next(Path(folder).glob("runs/*/summary.json")).parent
+        steps = [json.loads(line) for line in (run / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
+        return {**json.loads((run / "summary.json").read_text(encoding="utf-8")), "validation": steps}, cpu_s
 
 
 def load_runs(name: str) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from server.students import ServedStudent  # noqa: E402
 from server.teachers import TeacherSource  # noqa: E402
 from teacher.config import HUB_ALGORITHM, HUB_TRL, LAB_ALGORITHM, LAB_TRL, LAB_WARM_START, TrainConfig, WarmStartConfig, resolve  # noqa: E402
 from teacher.config import TeacherConfig as Teacher  # noqa: E402
+from weak_to_strong.direct import DirectConfig  # noqa: E402
 from weak_to_strong.misfit import MisfitConfig  # noqa: E402
 from weak_to_strong.two_stage_config import TwoStageConfig  # noqa: E402
 from weak_to_strong.w2sr_config import W2SRConfig  # noqa: E402
@@ -37,6 +38,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m teacher.compare RUN RUN ... [--arm trained] [--alpha 0.05] [--json]` | evaluated directories beside each other: paired where the questions are the same, over seeds, one teacher over students and tasks |
 | `python -m teacher.collect LOG.jsonl ... --out FOLDER [--metric M] [--good X] [--lower-is-better]` | a service's log into the next teacher's data: `train.jsonl` and `test.jsonl` for task `own`, `instructions.jsonl` for `teacher.warm_start.file`, `held_out.jsonl`; says what is missing. `--help` shows the lines it reads |
 | `python -m weak_to_strong.w2sr [CONFIG.yaml] [--a.b=value ...]` | fine-tunes a strong student on a weak reasoner's chains (`--variant=all\\|positive\\|negative`, `--match-size`), beside the untrained student, its chain-of-thought prompts, the weak reasoner and with `--ceiling` the student after GRPO; RGR and cost ratio; `--dry-run`, `--resume[=RUN_DIR]` |
+| `python -m weak_to_strong.direct [CONFIG.yaml] [--a.b=value ...]` | direct RL, a teacher's control: GRPO of its base model (`--strong.model=...`) on its own right answers, until validation no longer gains; the run is an arm of `teacher.evaluate` (`--eval.arms.direct=...`, printed at its end); `--dry-run`, `--resume` |
 | `python -m weak_to_strong.two_stage [CONFIG.yaml] [--a.b=value ...]` | two-stage weak-to-strong reasoning without golds: fine-tunes a strong student on what the weak model's answers and its own agree on (`--stage_one.rounds=N`), then on preferences (`--preference.algorithm=dpo\\|orpo`); beside full weak and gold fine-tuning; `--dry-run`, `--resume` |
 | `python -m weak_to_strong.misfit --arrays F.npz ... [--json]` or `--data F.jsonl --model M` | gain, misfit and slack of a student that imitates weak labels, and whether the inequality is a theorem there; several files are weak teachers and are ranked; `--out FOLDER` keeps report, plot and features; `--dry-run` |
 | `python -m benchmarks.two_stage [--only PART] [--seeds ...]` | both stages on the lab's reasoning world over seeds, and with a systematic weak error; writes `benchmarks/results/two_stage.json` |
@@ -69,6 +71,8 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.w2sr [--only PART] [--seeds S ...] [--folder DIR]` | what W2SR's student learns from, on the lab's reasoning world: variants, structure against accuracy, weak reasoners of several sizes; writes `benchmarks/results/w2sr.json` |
 | `python -m benchmarks.gsm8k_chains --out DIR [--writer NAME]` | four models' labelled GSM8K solutions as a recording for `weak.replay`, the questions split in two |
+| `python -m benchmarks.alignment [--seeds N ...]` | the alignment world by both judges, with and without a charge for harm; writes `benchmarks/results/alignment.json` and its table in results.md |
+| `python -m benchmarks.offline [--only PART ...] [--n N]` | the shipped teacher over students x tasks, and raw against raw again with a sampling student; writes `benchmarks/results/offline.json` |
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
 | `python -m benchmarks.resume [--kills N] [--kills-a-run K] [--seconds S] [--no-save]` | kill -9 at random moments, resumed each time: weights, metrics and account against the unbroken run; writes `benchmarks/results/resume.json` |
 | `python -m benchmarks.paper [--student openai \\| vllm \\| tiny] [--only NAME ...] [--seeds N ...] [--instructor MODEL] [--gpus N] [--dry-run] [-- --a.b=value ...]` | the source's claims on MATH-500, GSM8K and HH-RLHF, tried on your models; writes `benchmarks/results/paper.json` and its table in results.md; `tiny` runs the kit on the lab's models |
@@ -306,6 +310,7 @@ def main() -> None:
         list(setting_docs(W2SRConfig))
     )
     text += "\n## Settings of two-stage\n\nOf `weak_to_strong.two_stage`.\n\n" + table(list(setting_docs(TwoStageConfig)))
+    text += "\n## Settings of direct RL\n\nOf `weak_to_strong.direct`.\n\n" + table(list(setting_docs(DirectConfig)))
     text += "\n## Settings of misfit\n\nOf `weak_to_strong.misfit`.\n\n" + table(list(setting_docs(MisfitConfig)))
     text += "\n## Settings of the server\n\nVariables `WST_<NAME>`, some also flags.\n\n"
     text += table([(f"WST_{name.upper()}", default, doc) for name, default, doc in setting_docs(ServerSettings)])

@@ -61,12 +61,14 @@ class Comparison(Record):
     """Minimal detectable effect: the true difference that this many questions would show with a probability of 80 %."""
     churn: float = 0.0
     """Share of questions that the student's own sampling alone helps, and as many that it harms; 0 where it is greedy."""
+    churn_unknown: int = 0
+    """Questions whose second raw answer failed, so that nobody knows their churn: left out of `churn` and of the net rates."""
     net_help_rate: float = 0.0
-    """help_rate - churn, with its interval."""
+    """help_rate - churn over the questions whose churn is known, with its interval."""
     net_help_low: float = 0.0
     net_help_high: float = 0.0
     net_harm_rate: float = 0.0
-    """harm_rate - churn, with its interval."""
+    """harm_rate - churn over the same questions, with its interval."""
     net_harm_low: float = 0.0
     net_harm_high: float = 0.0
 
@@ -174,17 +176,18 @@ def compare(
     *,
     alpha: float = 0.05,
     margin: float = 0.05,
-    churn: Sequence[float] | None = None,
+    churn: Sequence[float | None] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare two arms question by question; all sequences are in the same order of questions.
 
-    `churn` is what the student's sampling alone helps, and as much harms, on each question (`churn_floor`); None = nothing. Questions on
-    which either arm failed are left out. Raises ValueError where the lengths differ or no question has both scores.
+    `churn` is what the student's sampling alone helps, and as much harms, on each question (`churn_floor`); None = nothing, and of a
+    question = not known. Questions on which either arm failed are left out. Raises ValueError where the lengths differ or no question has
+    both scores.
     """
     if len(treated) != len(control):
         raise ValueError(f"arms answered {len(treated)} and {len(control)} questions; a paired comparison needs the same ones")
-    floor = churn if churn is not None else [0.0] * len(treated)
+    floor: Sequence[float | None] = churn if churn is not None else [0.0] * len(treated)
     pairs = [(t, c, f) for t, c, f in zip(treated, control, floor, strict=True) if t is not None and c is not None]
     if not pairs:
         raise ValueError("no question was scored under both arms, so nothing can be compared")
@@ -196,10 +199,13 @@ def compare(
     helped, harmed = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     help_rate = sum(d for d in differences if d > 0) / len(pairs)
     harm_rate = -sum(d for d in differences if d < 0) / len(pairs)
-    mean_churn = sum(f for _, _, f in pairs) / len(pairs)
-    drawn = resampled_means([(t - c, c, max(t - c, 0.0) - f, max(c - t, 0.0) - f) for t, c, f in pairs], seed=seed)
+    known = [(t - c, c, f) for t, c, f in pairs if f is not None]
+    over = known or [(t - c, c, 0.0) for t, c, _ in pairs]
+    mean_churn = sum(f for _, _, f in over) / len(over)
+    drawn = resampled_means([(d, c, max(d, 0.0) - f, max(-d, 0.0) - f) for d, c, f in over], seed=seed)
     ends = [alpha / 2, 1 - alpha / 2]
-    relative = drawn[drawn[:, 1] > 0]
+    means = drawn if len(over) == len(pairs) else resampled_means([(t - c, c) for t, c, _ in pairs], seed=seed)
+    relative = means[means[:, 1] > 0]
     relative_low, relative_high = np.quantile(relative[:, 0] / relative[:, 1], ends) if mean_control else (None, None)
     net_help, net_harm = np.quantile(drawn[:, 2], ends), np.quantile(drawn[:, 3], ends)
     return Comparison(
@@ -216,23 +222,25 @@ def compare(
         p_equivalent=equivalence(differences, margin),
         detectable=detectable(differences, alpha),
         churn=mean_churn,
-        net_help_rate=help_rate - mean_churn,
+        churn_unknown=len(pairs) - len(known),
+        net_help_rate=sum(max(d, 0.0) for d, _, _ in over) / len(over) - mean_churn,
         net_help_low=net_help[0],
         net_help_high=net_help[1],
-        net_harm_rate=harm_rate - mean_churn,
+        net_harm_rate=sum(max(-d, 0.0) for d, _, _ in over) / len(over) - mean_churn,
         net_harm_low=net_harm[0],
         net_harm_high=net_harm[1],
     )
 
 
-def churn_floor(raw: Sequence[float | None], again: Sequence[float | None], touched: Sequence[bool]) -> list[float]:
+def churn_floor(raw: Sequence[float | None], again: Sequence[float | None], touched: Sequence[bool]) -> list[float | None]:
     """What the student's own sampling helps, and as much harms, on each question on which an arm's messages are not raw's.
 
     Half of |raw again - raw|: two draws of one prompt are exchangeable, so either direction estimates the same rate, and with one floor
-    for both net help - net harm is still the difference. Where an arm keeps silent it shares raw's answers and nothing churns.
+    for both net help - net harm is still the difference. Where an arm keeps silent it shares raw's answers and nothing churns. None = not
+    known: one of the two raw answers failed.
     """
     rows = zip(raw, again, touched, strict=True)
-    return [abs(a - b) / 2 if spoke and a is not None and b is not None else 0.0 for a, b, spoke in rows]
+    return [0.0 if not spoke else None if a is None or b is None else abs(a - b) / 2 for a, b, spoke in rows]
 
 
 def verdict(comparison: Comparison) -> str:

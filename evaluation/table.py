@@ -269,7 +269,10 @@ def churn_note(summary: EvalSummary) -> str:
     if summary.churn == "measured":
         floor = summary.vs_raw.get("raw_again")
         rate = f"{floor.churn:.1%} each way" if floor else "not one question was answered twice"
-        return f"churn floor, raw against raw again: {rate}; helps and harms are net of it where the arm spoke (below 0: less than it)"
+        failed = max((pair.churn_unknown for pair in summary.vs_raw.values()), default=0)
+        unknown = f"; left out of both: {failed} questions whose second raw answer failed" if failed else ""
+        net = f"helps and harms are net of it where the arm spoke (below 0: less than it){unknown}"
+        return f"churn floor, raw against raw again: {rate}; {net}"
     if summary.churn == "greedy":
         return "churn floor: 0, the student is greedy and gives equal prompts equal answers (--eval.include=[raw_again] asks again)"
     return "churn floor: not measured although the student samples; --eval.include=[raw_again] measures it"

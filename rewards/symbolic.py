@@ -18,7 +18,7 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify.grader import should_treat_as_complex, sympy_expr_eq
 
-from tasks.answer_form import INFINITY, Form
+from tasks.answer_parts import INFINITY, Form
 from tasks.latex_form import ROW
 from tasks.math_equivalence import by_spelling, same_value
 
@@ -36,6 +36,8 @@ POINTS = (
     "-0.5671432904097838",
     "3.3598856662431775",
 )
+FAR = "-5.4365636569180904"
+"""Of the first symbol alone: below where `x+1` and its like turn negative."""
 MAX_SYMBOLS = 8
 CONSTANTS = {"e": sympy.E, "i": sympy.I}
 
@@ -52,6 +54,9 @@ def expression(text: str) -> Any:
     if text == "-" + INFINITY:
         return -sympy.oo
     latex = text.replace(ROW, r"\\").replace("°", "")
+    latex = re.sub(r"(\\(?:sin|cos|tan|cot|sec|csc))\(?([0-9.]+)\^\\circ\)?", r"\1(\\frac{\2\\pi}{180})", latex)
+    if "\\int" not in latex and "\\frac{d" not in latex:  # `dcba` is a product; the parser would read a differential
+        latex = re.sub(r"\\[a-zA-Z]+|d(?=[a-zA-Z])", lambda found: found[0] if found[0] != "d" else "{d}", latex)
     if "\\mp" in latex:
         raise Unparsed(text)
     try:
@@ -78,8 +83,9 @@ def expression(text: str) -> Any:
 def _values(parsed: Any, names: Sequence[str]) -> list[Any]:
     """Values at the points, each symbol by its name at another one; None where there is no finite number."""
     found = []
-    for i in range(3 if names else 1):
-        at = {symbol: sympy.Float(POINTS[(2 * i + names.index(symbol.name)) % 6], DIGITS) for symbol in parsed.free_symbols}
+    for i in range(4 if names else 1):
+        places = {name: FAR if i == 3 and k == 0 else POINTS[(2 * i + k) % 6] for k, name in enumerate(names)}
+        at = {symbol: sympy.Float(places[symbol.name], DIGITS) for symbol in parsed.free_symbols}
         value = parsed.subs(at).evalf(DIGITS) if at else parsed.evalf(DIGITS)
         found.append(value if value.is_number and value.is_finite else None)
     return found

@@ -100,7 +100,7 @@ class EventFile(SQLiteFile):
 
     def first(self, topic: str, subject: str, kind: str) -> Event | None:
         with self._opened() as connection:
-            query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND subject = ? AND kind = ? ORDER BY seq LIMIT 1"
+            query = f"SELECT {COLUMNS} FROM events WHERE topic = ? AND subject = ? AND kind = ? ORDER BY time, id LIMIT 1"
             row = connection.execute(query, (topic, subject, kind)).fetchone()
         return None if row is None else _event(row)
 

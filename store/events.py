@@ -95,7 +95,8 @@ class EventLog:
         return await self._sought(self._file.get, event_id)
 
     async def first(self, topic: str, subject: str, kind: str) -> Event | None:
-        """The first event of that kind about a subject; looks at other replicas where there is none."""
+        """The earliest event of that kind about a subject, by its time (equal times by id, as in `read_all`): the same one on every
+        replica that has both. Looks at other replicas where there is none."""
         return await self._sought(self._file.first, topic, subject, kind)
 
     async def _sought(self, look: Callable[..., Event | None], *arguments: str) -> Event | None:

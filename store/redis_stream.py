@@ -1,7 +1,7 @@
 """The part of the event log that replicas share: a Redis Stream that holds every event once.
 
-`NAMESPACE:{events}:stream` is the stream, `NAMESPACE:{events}:ids` the place of each id in it; the braces keep both on one node of a
-cluster.
+`NAMESPACE:{events}:stream` is the stream, `NAMESPACE:{events}:ids` the place of each id in it, `NAMESPACE:{events}:erased` the places whose
+entries were erased; the braces keep them on one node of a cluster.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ for i = 1, #ARGV, 3 do
   local entry = place and redis.call('XRANGE', KEYS[1], place, place)[1]
   if entry and ARGV[i + 2] == '1' and entry[2][2] ~= ARGV[i + 1] then
     redis.call('XDEL', KEYS[1], place)
+    redis.call('SADD', KEYS[3], place)
     entry = nil
   end
   if entry then
@@ -38,24 +39,25 @@ class RedisStream:
         """Raises ValueError for a bad URL or namespace, StoreError where redis-py is missing."""
         self._server = RedisStore(url, namespace=namespace, timeout_s=timeout_s)
         self.url = self._server.url
-        self._keys = [f"{namespace}:{{events}}:stream", f"{namespace}:{{events}}:ids"]
+        self._keys = [f"{namespace}:{{events}}:stream", f"{namespace}:{{events}}:ids", f"{namespace}:{{events}}:erased"]
 
     async def push(self, events: Sequence[tuple[str, bytes, bool]]) -> list[bytes | None]:
         """Add (id, event, whether it is what is left of an erased one, which goes before any other). None each where it is in the stream
         now, else the different event that was there before."""
         arguments = [part for event_id, data, erased in events for part in (event_id.encode(), data, int(erased))]
-        replies: list[bytes | None] = await self._server._ask(lambda server: server.eval(PUSH, 2, *self._keys, *arguments))
+        replies: list[bytes | None] = await self._server._ask(lambda server: server.eval(PUSH, 3, *self._keys, *arguments))
         return replies
 
     async def pull(self, after: str, count: int) -> tuple[bool, list[tuple[str, bytes]]]:
         """(whether the stream lacks the entry at place `after`, up to `count` entries behind it as (place, event)).
 
-        The entry at `after` itself is asked for too: a stream without it is not the one that was read before.
+        The entry at `after` itself is asked for too: a stream without it, where nobody erased it, is not the one that was read before.
         """
         entries = await self._server._ask(lambda server: server.xrange(self._keys[0], min=after or "-", count=count + 1))
         found = [(place.decode(), fields[b"event"]) for place, fields in entries]
         if after and (not found or found[0][0] != after):
-            return True, []
+            erased = await self._server._ask(lambda server: server.sismember(self._keys[2], after))
+            return not erased, found[:count] if erased else []
         return False, found[1:] if after else found
 
     async def end(self) -> str:

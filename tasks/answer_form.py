@@ -12,31 +12,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Literal
+from decimal import Decimal, InvalidOperation
 
+from tasks.answer_parts import CLOSE, INFINITY, NUMBER_WORDS, OPEN, Form, depth_of, split, split_keeping, word_form
 from tasks.latex_form import ROW, matching
-from tasks.units import is_product, scale_of, unit_of, unscaled, words_behind
+from tasks.units import is_bare_product, is_product, scale_of, unit_of, unscaled, words_behind
 
-Kind = Literal["leaf", "text", "list", "tuple", "interval", "set", "union", "matrix", "equation"]
 MAX_DEPTH = 40
 """Deeper nesting of brackets is no answer."""
 MAX_PARTS = 60
-INFINITY = r"\infty"
-
-_OPEN, _CLOSE = "([{", ")]}"
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen "
-    "twenty"
-).split()
 _LEAD = re.compile(
     r"^(?:«?(?:approximately|about|approx\.?|roughly|exactly|around|is|equals|only"
-    r"|therefore|thus|then|simply|just|also|the answer is)»?[ :]+|\\approx ?|\\sim ?|=)",
+    r"|therefore|thus|then|so|hence|finally|simply|just|also|(?:the )?answer(?: is|:))(?:»[ :]*|[ :]+)|\\approx ?|\\sim ?|=)",
     re.I,
 )
 _NAME = re.compile(
-    r"^(?:«[^«»]*»|[a-zA-Z]|\\[a-zA-Z]+|[A-Z]{2,4}|\((?:[a-zA-Z]|\\[a-zA-Z]+)(?:,(?:[a-zA-Z]|\\[a-zA-Z]+))+\))(?:_\{[^{}]*\}|')*(?:\([a-zA-Z0-9,]{1,8}\)|\^\{-1\}\([a-zA-Z]\))?$"
+    r"^(?:«[^«»]*»|m?\\(?:angle|triangle|overline) ?\{?[A-Z]{1,4}\}?|[a-zA-Z]|\\[a-zA-Z]+|[A-Z]{2,4}"
+    r"|\((?:[a-zA-Z]|\\[a-zA-Z]+)(?:,(?:[a-zA-Z]|\\[a-zA-Z]+))+\))(?:_\{[^{}]*\}|')*"
+    r"(?:\([a-zA-Z0-9,]{1,8}\)|\^\{-1\}\([a-zA-Z]\))?$"
 )
 _SCALED = re.compile(r"([^,;=<>&⏎]{1,60}?)(?:\\(?:cdot|times))?((?:[(\[])?\\begin\{[pbB]?matrix\}.*\\end\{[pbB]?matrix\}(?:[)\]])?)")
 _SIGN_PAIR = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
@@ -56,67 +49,11 @@ _OR_MORE = re.compile(
     r"([^,;]{1,60}?) ?«?(?:or|and) (more|greater|higher|above|less|fewer|lower|below)»?|«?at (least|most)»? ?([^,;]{1,60})", re.I
 )
 _SIGNS = r"\\(?:le|ge|ne|approx|equiv)(?![a-zA-Z])|<|>|="
+_COMPOUND = re.compile(r"([0-9]+) ?«?([a-zA-Z]+)\.?(?:,|,? and)?»?,? ?(?:and )?([0-9]+) ?«?([a-zA-Z]+)»?")
+"""`5 feet 6 inches`."""
+_OF_DEGREES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\(?[0-9.]+\^\\circ$")
+"""`\\sin30^\\circ` is a value without a unit."""
 _CURRENCY_OR_SIGN = re.compile(r"^([-+]?)\\\$ ?([-+]?)")
-
-
-@dataclass(frozen=True)
-class Form:
-    """An answer taken apart."""
-
-    kind: Kind
-    text: str = ""
-    """An expression for a leaf, lower-case words for text, the environment for a matrix."""
-    parts: tuple[Form, ...] = ()
-    """Elements in the order written: of a matrix its cells by rows, of an equation its sides."""
-    closed: tuple[bool, bool] = (False, False)
-    """Whether an interval holds its ends."""
-    columns: int = 0
-    """Of a matrix."""
-    unit: str = ""
-    """Of a leaf: a known unit in its short form, `%`, `:` for a ratio, or "" where there is none or it is not known."""
-    name: str = ""
-    """What stood before an equals sign and was taken off."""
-
-
-def split_keeping(text: str, separators: str) -> tuple[list[str], list[str]]:
-    """(parts, separators between them) of `text`, split where the regular expression matches outside all brackets."""
-    parts: list[str] = []
-    between: list[str] = []
-    depth = last = i = 0
-    pattern = re.compile(separators)
-    while i < len(text):
-        found = pattern.match(text, i) if depth == 0 else None
-        if found and found.end() > i:
-            parts.append(text[last:i])
-            between.append(found.group().strip())
-            i = last = found.end()
-            continue
-        if text.startswith((r"\langle", r"\begin"), i):
-            depth += 1
-        elif text.startswith((r"\rangle", r"\end"), i):
-            depth = max(0, depth - 1)
-        elif text.startswith((r"\{", r"\}"), i):
-            i += 1
-        if text[i] in _OPEN or text[i] == "«":
-            depth += 1
-        elif text[i] in _CLOSE or text[i] == "»":
-            depth = max(0, depth - 1)
-        i += 1
-    return [*parts, text[last:]], between
-
-
-def split(text: str, separators: str) -> list[str]:
-    """The parts alone."""
-    return split_keeping(text, separators)[0]
-
-
-def depth_of(text: str) -> int:
-    """The deepest nesting of brackets."""
-    depth = deepest = 0
-    for c in text:
-        depth += (c in _OPEN) - (c in _CLOSE)
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def parse(text: str) -> Form:
@@ -130,6 +67,9 @@ def _parse(text: str, level: int) -> Form:
     text = _stripped(text)
     if not text or level > 2 * MAX_DEPTH:
         raise ValueError("an empty part")
+    compound = _COMPOUND.fullmatch(text)
+    if compound and all(unit_of(word, "") for word in compound.group(2, 4)):
+        return Form("text", " ".join(number + unit_of(word, "") for number, word in (compound.group(1, 2), compound.group(3, 4))))
     reals = _REALS.fullmatch(text)
     if text == r"\R" or reals:
         kind = (reals.group(1) or "").replace("-", "") if reals else ""
@@ -144,6 +84,11 @@ def _parse(text: str, level: int) -> Form:
     if bound := _OR_MORE.fullmatch(text):
         sign = r"\ge " if (bound[2] or bound[3]).lower() in ("more", "greater", "higher", "above", "least") else r"\le "
         return _parse(f"x{sign}{bound[1] or bound[4]}", level + 1)
+    if named := re.fullmatch(r"\(?([A-J])\)[.:]?", text):
+        return word_form(f"({named[1]})")
+    both = _both_hold(text, level)
+    if both is not None:
+        return both
     pieces = split(text, r"\\cup")
     if len(pieces) > 1:
         return Form("union", parts=tuple(_parse(piece, level + 1) for piece in pieces))
@@ -182,24 +127,14 @@ def _words(content: str, level: int) -> Form:
     """What stood in `\\text{...}` alone: a choice letter, a list of letters, words, or a number written out."""
     if re.search(r"[0-9]", content) and not re.search(r"[A-Za-z]{3}|[ap]\.?m", re.sub(r"\b(?:and|or)\b", "", content), re.I):
         return _parse(content, level + 1)
-    if level < 3 and ("," in content or re.fullmatch(r"\(?[A-Z]\)?(?: and \(?[A-Z]\)?)+", content)):
+    measured = re.fullmatch(r"\$?([0-9][0-9,./]*) +([a-zA-Z ]{1,30})", content.strip(" ."))
+    if measured and (unit_of(measured[2], "") or re.search(r"(?<![su])s$", measured[2])):
+        return _parse(f"{measured[1]}«{measured[2]}»", level + 1)
+    if level < 3 and ("," in content or re.fullmatch(r"\(?(?:[A-Z]|[IVX]+)\)?(?: and \(?(?:[A-Z]|[IVX]+)\)?)+", content)):
         pieces = [piece for piece in re.split(r",\s*(?:and\s)?|\sand\s", content) if piece.strip()]
         if len(pieces) > 1:
             return Form("list", parts=tuple(_words(piece, level + 1) for piece in pieces))
     return word_form(content)
-
-
-def word_form(content: str) -> Form:
-    """Words in lower case without punctuation; one letter keeps its case."""
-    content = re.sub(r"^\s*(?:option|choice)\s+(?=\(?[A-Za-z]\)?[.:]?\s*$)", "", content, flags=re.I)
-    letter = re.fullmatch(r"\s*\(?\s*([A-Za-z])\s*\)?[.:]?\s*", content)
-    if letter:
-        return Form("text", letter.group(1).upper() if "(" in content else letter.group(1))
-    words = re.sub(r"[^0-9a-z:%/+-]+", " ", re.sub(r"(?<=[a-zA-Z])\.", "", content).lower()).strip()
-    words = re.sub(r"^(?:the|an|a) ", "", words)
-    if words in _NUMBER_WORDS:
-        return Form("leaf", str(_NUMBER_WORDS.index(words)))
-    return Form("text", re.sub(r"(?<=[0-9])(?::00)? ?(?=[ap]m\b)", "", words))
 
 
 def _relation(text: str, level: int) -> Form | None:
@@ -226,6 +161,30 @@ def _relation(text: str, level: int) -> Form | None:
             return _parse(exact[-1], level + 1)
         return Form("equation", parts=(_leaf(sides[0]), _leaf(sides[-1]))) if len(sides) == 2 else _leaf(sides[-1])
     return _range([side.strip() for side in sides], signs, level)
+
+
+def _both_hold(text: str, level: int) -> Form | None:
+    """`x>3 and x<5` as the interval in which both hold, which is not empty; None for anything else."""
+    halves = split(text, r" ?,? ?\band\b ?| ?, ?")
+    sides = [split(half, _SIGNS) for half in halves]
+    names = {name for pair in sides for name in (side.strip() for side in pair) if re.fullmatch(r"[a-zA-Z]|\\[a-zA-Z]+", name)}
+    if len(halves) != 2 or any(len(pair) != 2 for pair in sides) or len(names) != 1:
+        return None
+    forms = [_relation(half.strip(), level + 1) for half in halves]
+    bounds = [form for form in forms if form is not None and form.kind == "interval"]
+    if len(bounds) != 2:
+        return None
+    below, above = sorted(bounds, key=lambda form: form.parts[0].text == "-" + INFINITY)
+    low, high = below.parts[0], above.parts[1]
+    if INFINITY in (low.text.lstrip("-"), high.text):
+        return None
+    try:  # `x<1, x>3` says that one of them holds
+        if Decimal(low.text) >= Decimal(high.text):
+            return None
+    except InvalidOperation:
+        if " and" not in text:
+            return None
+    return Form("interval", parts=(low, high), closed=(below.closed[0], above.closed[1]))
 
 
 def _plain(text: str) -> bool:
@@ -269,7 +228,7 @@ def _closing(text: str) -> int | None:
     """Index of the bracket that closes the one `text` begins with, whatever its kind (intervals mix them)."""
     depth = 0
     for i, c in enumerate(text):
-        depth += (c in _OPEN) - (c in _CLOSE)
+        depth += (c in OPEN) - (c in CLOSE)
         if depth == 0:
             return i
     return None
@@ -318,6 +277,9 @@ def _bracketed(text: str, level: int) -> Form | None:
 def _leaf(text: str) -> Form:
     """One expression, its unit taken off."""
     text = re.sub(r"^«([0-9A-Z]+)»(?=_\{)", r"\1", re.sub(r"_\{«(\w+)»\}", r"_{\1}", text.strip()))
+    text = re.sub(r"^([0-9]+)(?:st|nd|rd|th)$", r"\1", text)
+    if re.fullmatch(r"[0-9]{1,2}(?::[0-5][0-9])? ?[ap]\.? ?m\.?", text, re.I):
+        return word_form(text)
     text = re.sub(r" ?\(?\\pmod ?\{?[0-9a-z]+\}?\)?$", "", text)
     unit, scale = "", 1
     found = words_behind(text)
@@ -328,7 +290,7 @@ def _leaf(text: str) -> Form:
         unit, text = unit_of(unscaled(found[1]), found[2]), found[0]
     if text.endswith((r"\%", "%")):
         unit, text = "%", text.removesuffix("%").removesuffix("\\").strip()
-    elif text.endswith(r"^\circ"):
+    elif text.endswith(r"^\circ") and not _OF_DEGREES.search(text):
         unit, text = "deg", text.removesuffix(r"^\circ").strip()
     text = _CURRENCY_OR_SIGN.sub(r"\1\2", text).removesuffix(r"\$").strip()
     if not text:
@@ -339,7 +301,8 @@ def _leaf(text: str) -> Form:
     if scale != 1:
         text = f"{Decimal(text) * scale:f}" if re.fullmatch(r"[-+]?[0-9]{1,20}(?:\.[0-9]{1,20})?", text) else rf"({text})\cdot{scale}"
     mathematical = re.sub(r"\\[a-zA-Z]+", "", text)
-    if (run := re.fullmatch(r"[-+]?[0-9.]*([a-z]{3,})", text)) and is_product(run[1]) and run[1] not in _NUMBER_WORDS:
+    run = re.fullmatch(r"[-+]?([0-9.]*)([a-z]{3,})", text)
+    if run and run[2] not in NUMBER_WORDS and (is_product(run[2]) if run[1] else is_bare_product(run[2])):
         return Form("leaf", text, unit=unit)
     if re.search(r"[A-Za-z]{3,}|[A-Za-z]{2,} |«", mathematical) and not re.search(r"[\\^_+=*/{}]", text.replace("«", "").replace("»", "")):
         return word_form(text.replace("«", " ").replace("»", " "))

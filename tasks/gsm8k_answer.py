@@ -16,18 +16,21 @@ from tasks.math_equivalence import rational
 
 # A sign belongs to a number only where it touches it (or its currency): "- 42" is a list item, "---" a rule.
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\\?[$€£]?[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)", re.ASCII)
+_GROUPED = re.compile(r"(?<![\w.,])(\d{1,3})((?:(?:[\u00a0\u2009\u202f ]|\\[,;: ])\d{3})+)(?![\w,])", re.ASCII)
+"""A number whose thousands stand apart: `1 000`, `12\\,345`."""
+_ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
 _MARKER = re.compile(
     r"####|(?P<box>\\(?:boxed|fbox)\s*\{)|(?<!\w)A:"
     r"|\b(?:[Tt]he|[Ff]inal|[Cc]orrect) (?:\w+ )?[Aa]nswer(?: to [^.\n]{1,80}?)? ?(?:\*\*)? ?(?:is|would be|must be|equals|:|=):?"
     r"|(?:^|(?<=\n))[#* ]*(?:[Tt]he )?(?:[Ff]inal )?[Aa]nswer[:* ]*\n\s*"
-    r"|(?<!\w)[Aa]nswer ?(?:\*\*)? ?(?::|is\b):?"
+    r"|(?<!\w)(?:[Aa]nswer|ANSWER) ?(?:\*\*)? ?(?::|is\b|IS\b):?"
 )
 _FRACTION = re.compile(r"\s*/\s*(\d+)(?![\d/])(?!\s*/)", re.ASCII)
 _MIXED = re.compile(r" (\d{1,4})\s*/\s*(\d{1,4})(?![\d/])", re.ASCII)
 _LATEX_FRACTION = re.compile(r"([-−]?)\s*\\[dt]?frac\s*\{\s*(\d{1,20})\s*\}\s*\{\s*(\d{1,20})\s*\}", re.ASCII)
 _POWER = re.compile(r"(?:[eE]|\s*(?:\\times|\\cdot|[x×*])\s*10\s*\^\s*\{?)\s*([-−+]?\d{1,2})\}?(?!\w)", re.ASCII)
 _SCALE = re.compile(r"\s*(thousand|million|billion|trillion)\b|([kK])\b")
-_FULL_WIDTH = str.maketrans("０１２３４５６７８９，．", "0123456789,.")
+_FULL_WIDTH = str.maketrans("０１２３４５６７８９，．－", "0123456789,.-")
 _SCALES = {"k": 10**3, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MAX_DIGITS = 100
 """A longer run of digits is no answer."""
@@ -68,15 +71,27 @@ def _in_box(text: str, start: int) -> str | None:
     """The number in the box that opens at `start`; None where the box holds something else than one number with its unit."""
     end = matching(text[: start + 2_000], start)
     content = text[start + 1 : end] if end is not None else text[start + 1 : start + 200].split("\n")[0]
-    spelled = re.split(r"=|\\approx", normal(content))[-1]
+    spelled = re.split(r"=|\\approx", normal(_joined(content, sure=True)))[-1]
     value = rational(re.sub(r"«[^«»]*»(?:\^\{?\d\}?)?|\\?%|\\\$|\^\\circ|(?<=[\d}])\s*[a-zA-Z][a-zA-Z ]*$", "", spelled).strip())
     if value is not None:
         return _plain(value)
     return _first(content)
 
 
+def _joined(text: str, *, sure: bool) -> str:
+    """The text with its thousands together; `sure`: also where two numbers could stand side by side (`3 100`), not behind a marker."""
+
+    def join(found: re.Match[str]) -> str:
+        groups = re.findall(r"\d+", found[2])
+        apart = not sure and " " in found[2].replace("\\ ", "") and not any(group[0] == "0" for group in groups)
+        return found[0] if apart else found[1] + "".join(groups)
+
+    return _GROUPED.sub(join, text)
+
+
 def _first(text: str) -> str | None:
     """The first number of a text; what stands behind the last `=` of its line where that is all there is."""
+    text = _joined(text, sure=True)
     found = _NUMBER.search(text)
     if not found or len(found.group()) > MAX_DIGITS:
         return None
@@ -108,7 +123,7 @@ def extract(text: str, *, strict: bool = False) -> str | None:
 
     `strict` takes only the first number after the last marker, within its paragraph.
     """
-    text = visible(text).translate(_FULL_WIDTH)
+    text = _ANNOTATION.sub("", visible(text).translate(_FULL_WIDTH))
     markers = list(_MARKER.finditer(text))
     if markers:
         last = markers[-1]
@@ -117,7 +132,7 @@ def extract(text: str, *, strict: bool = False) -> str | None:
             return found
     if strict:
         return None
-    numbers = [number for number in _NUMBER.findall(text) if len(number) <= MAX_DIGITS]
+    numbers = [number for number in _NUMBER.findall(_joined(text, sure=False)) if len(number) <= MAX_DIGITS]
     return _clean(numbers[-1]) if numbers else None
 
 

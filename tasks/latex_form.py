@@ -25,7 +25,8 @@ _SYMBOLS = {
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ",
     "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ", "°": r"^\circ ", "º": r"^\circ ", "⟨": r"\langle ", "⟩": r"\rangle ", "∶": ":",
-    "≈": r"\approx ", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "€": r"\$", "£": r"\$", "，": ",", "⋯": r"\cdots ",
+    "≈": r"\approx ", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "，": ",", "⋯": r"\cdots ",
+    "∛": r"\sqrt[3]", "€": r"\$", "£": r"\$", "¥": r"\$", "₹": r"\$",
 }  # fmt: skip
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _TEXT = re.compile(
@@ -35,11 +36,15 @@ _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arc
 _DROPPED = re.compile(
     r"\\(?:left|right)\s*\.(?![0-9])"
     r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|bf|rm|it|boldmath|hfill|hline"
-    r"|allowbreak|nobreak|dots[bcm]?(?=\s*$))(?![a-zA-Z])"
+    r"|allowbreak|nobreak|[lL]arge|LARGE|[hH]uge|normalsize|small|checkmark|dots[bcm]?(?=\s*$))(?![a-zA-Z])"
     r"|\\(?:text)?color\s*\{[^{}]*\}|\\!|\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\\{])|\\[hv]space\*?\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"
 )
 _SPACES = re.compile(r"\\[,;:> ]|\\q?quad(?![a-zA-Z])|\\thinspace(?![a-zA-Z])|(?<!\\)~|\u00a0|\u2009|\u202f")
 _SAME = (
+    (re.compile(r"(?<=[0-9a-zA-Z)}])\s*\*\*\s*(?=[0-9a-zA-Z({-])"), "^"),
+    (re.compile(r"\{([^{}]{1,20})\\choose(?![a-zA-Z])([^{}]{1,20})\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\(wedge|land)(?![a-zA-Z])"), " and "),
+    (re.compile(r"\\(vee|lor)(?![a-zA-Z])"), " or "),
     (re.compile(r"\\(?:d|t|c|nice|s)frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\leqs?lant(?![a-zA-Z])|\\leq(?![a-zA-Z])|<=|\\leqq(?![a-zA-Z])"), r"\\le "),
     (re.compile(r"\\geqs?lant(?![a-zA-Z])|\\geq(?![a-zA-Z])|>=|\\geqq(?![a-zA-Z])"), r"\\ge "),
@@ -63,6 +68,8 @@ _SAME = (
     (re.compile(r"\\(?:cdots|ldots|dots|dotsb)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
 )
 _WORDS = (
+    (re.compile(r"(?<![a-zA-Z])(?:US|USD|EUR|GBP|INR|Rs\.?) ?(?:\\\$)? ?(?=[0-9])"), r"\\$"),
+    (re.compile(r"(?<=[0-9]) ?[xX] ?(?=10\s*\^)"), r"\\times "),
     (re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"√\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"√\s*([0-9]+(?:\.[0-9]+)?|[a-zA-Z])"), r"\\sqrt{\1}"),

@@ -23,7 +23,7 @@ MARKER = re.compile(
     r"|(?P<phrase>\b(?:[Tt]he|[Oo]ur|[Mm]y|[Ff]inal|[Cc]orrect)\s+(?:\w+\s+){0,2}?[Aa]nswer(?:\s+(?:to|for)\s[^.\n:]{1,80}?)?"
     r"\s*(?:\*\*|__)?\s*(?:is|was|would be|must be|equals|=|:)(?![a-z])"
     r"|(?:^|(?<=\n))[#* ]*(?:[Tt]he )?(?:[Ff]inal )?(?:[Aa]nswer|ANSWER)[:* ]*(?=\n)"
-    r"|(?<![\w$])[Aa]nswer\s*(?:\*\*|__)?\s*(?::|is\b|=)|(?:^|(?<=\n))\s*\**A\s*:)"
+    r"|(?<![\w$])[Aa]nswer\s*(?:\*\*|__)?\s*(?::|is\b|=)|(?:^|(?<=\n))\s*\**A\s*:|答案\s*[是为]?\s*[:：]?)"
 )
 _MATH = re.compile(
     r"(?<!\\)\$\$((?:[^$\\]|\\.)+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\(((?:[^\\]|\\[^()\[\]])+)\\\)|\\\[((?:[^\\]|\\[^()\[\]])+)\\\]",
@@ -36,6 +36,8 @@ _REASON = re.compile(
 )
 _BLANKS = re.compile(r"\s{3,}")
 _RULES = re.compile(r"([#*=_.~$-])\1{4,}")
+_SUM = re.compile(r"[a-zA-Z](?: *[-+] *[a-zA-Z])+")
+_MEASURE = re.compile(r"\\?\$?[0-9][0-9,.]{0,20}[\s~\\,]*(?:\\(?:text|mathrm)\{[^{}]{1,30}\}|[a-zA-Z][a-zA-Z ]{0,30})(?:\^\{?[23]\}?)?")
 _NUMBER = re.compile(r"(?<![\w.\\^_{])[-−]?\\?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?\\?%?")
 
 
@@ -79,6 +81,8 @@ def boxes(text: str) -> list[str]:
 
 def _phrase(text: str) -> str | None:
     """What an answer phrase is followed by: its mathematics, with the unit behind it, or its words up to the end of the sentence."""
+    if re.match(r"[ \t\n:]*\*\*", text):  # bold that ends within the phrase: `**5** apples`, not the power 5**a
+        text = re.sub(r"\*\*(?=[\s.,;:!?)]|$)", "", text[:MAX_PHRASE].lstrip(" \t\n:*"), count=1)
     text = text[:MAX_PHRASE].lstrip(" \t\n*_:=>`-" if not text.lstrip(" *_:").startswith("-") else " \t\n*_:=>`")
     found = _MATH.match(text)
     if found:
@@ -137,7 +141,16 @@ def candidates(text: str, *, strict: bool = False) -> list[str]:
     """Readings of the final answer, the likeliest first: the last box alone, then the boxes of its sentence together. [] = none found."""
     found = _readings(visible(text), strict)
     # 2\sqrt{17} \approx 8.25: the exact value is the answer, but the gold may be the other.
-    return [*found, *(reading.rpartition("\\approx")[2] for reading in found if reading.count("\\approx") == 1 and len(reading) < 200)]
+    approximate = [reading.rpartition("\\approx")[2] for reading in found if reading.count("\\approx") == 1 and len(reading) < 200]
+    return [*found, *approximate, *(other for reading in found if (other := _other_side(reading)))]
+
+
+def _other_side(reading: str) -> str | None:
+    """`600 minutes = 10 hours` read as 600 minutes, and `a+b = 7` as 7; None for any other equation."""
+    left, _, right = (side.strip() for side in reading[:200].partition("="))
+    if _MEASURE.fullmatch(left) and _MEASURE.fullmatch(right):
+        return left
+    return right if _SUM.fullmatch(left) and re.fullmatch(r"[-+]?[0-9.]+|\\d?frac\{\d+\}\{\d+\}", right) else None
 
 
 def _readings(text: str, strict: bool) -> list[str]:

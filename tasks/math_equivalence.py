@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from tasks.answer_form import INFINITY, Form, parse
+from tasks.answer_form import parse
+from tasks.answer_parts import INFINITY, Form
 from tasks.latex_form import normal
 
 SameLeaf = Callable[[Form, Form], bool | None]
@@ -25,7 +26,8 @@ _RATIONAL = re.compile(
     rf"|(?P<up>{_DECIMAL})/(?P<down>-?(?:{_DECIMAL}))|)"
     r"(?:(?:(?:\\times|\\cdot)? ?10\^\{(?P<power>[-+]?[0-9]{1,3})\})|[eE](?P<exponent>[-+]?[0-9]{1,3}))?"
 )
-_BASE = re.compile(r"\(?«?([0-9A-Z][0-9A-Z. ]*)»?\)?_\{\(?«?([0-9]+|[a-z]+)»?\)?\}")
+_BASE = re.compile(r"\(?«?([0-9A-Z][0-9A-Z. ]*|[0-9a-f]+(?=»?\)?_\{\(?16))»?\)?_\{\(?«?([0-9]+|[a-z]+)»?\)?\}")
+_CLOCK = re.compile(r"([0-9]{1,2})(?::([0-5][0-9])|(?=[ap]m))([ap]m)?")
 _BASE_WORDS = {word: str(i) for i, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)}
 
 
@@ -66,8 +68,15 @@ def letters(form: Form) -> str | None:
     return form.text.upper() if len(form.text) == 1 and form.text.isalpha() else None
 
 
+def _same_time(a: tuple[str | None, ...], b: tuple[str | None, ...]) -> bool:
+    """Whether two times of day (hour, minutes, half) are the same; one that does not say which half contradicts none."""
+    return (int(a[0] or 0), a[1] or "00") == (int(b[0] or 0), b[1] or "00") and (a[2] == b[2] or not (a[2] and b[2]))
+
+
 def by_spelling(a: Form, b: Form) -> bool | None:
     """Words, letters, units and numerals with a base: what algebra has no say in. None where both are expressions."""
+    if any(clocks := (_CLOCK.fullmatch(a.text), _CLOCK.fullmatch(b.text))) and all(clocks):
+        return _same_time(*(found.groups() for found in clocks if found))
     if "text" in (a.kind, b.kind):
         if letters(a) or letters(b):
             return letters(a) == letters(b)
@@ -204,5 +213,6 @@ def compare(gold: str, answer: str, same_leaf: SameLeaf) -> bool | None:
 
 def _choice(form: Form, text: str, other: Form) -> Form:
     """`(C) 42` is the letter C where the other side is a letter."""
-    letter = re.match(r"«?\(?«?([A-J])»?\)[ :.»]*\S", text) if other.kind == "text" and letters(other) else None
+    named = letters(other) and (other.kind == "text" or other.text in "ABCDEFGHJ")
+    letter = re.match(r"«?\(?«?([A-J])»?\)[ :.»]*\S", text) if named else None
     return Form("text", letter[1]) if letter else form

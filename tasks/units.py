@@ -12,13 +12,18 @@ _UNITS = {
     "s": "s sec secs second seconds", "min": "min mins minute minutes", "h": "h hr hrs hour hours", "day": "day days",
     "week": "week weeks", "year": "year years yr yrs", "dollar": "dollar dollars usd", "cent": "cent cents", "rad": "radian radians rad",
     "l": "l liter liters litre litres", "ml": "ml milliliter milliliters", "gal": "gallon gallons gal", "mph": "mph",
-    "mpg": "mpg", "rpm": "rpm", "month": "month months", "deg": "degree degrees deg",
+    "mpg": "mpg", "rpm": "rpm", "month": "month months", "deg": "degree degrees deg", "cup": "cup cups", "tsp": "tsp teaspoon teaspoons",
+    "tbsp": "tbsp tablespoon tablespoons", "pint": "pint pints", "quart": "quart quarts", "ton": "ton tons",
 }  # fmt: skip
+_COUNTED = set("unit units men man box cat dog hat car pie pies egg ways way bag bags cake cakes part parts bar bars can jar".split())
+"""Words that are neither measures nor products, as short as they are: `\\frac{1}{2} pie`."""
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _TRAILING_WORDS = re.compile(r"(?<=[0-9})\]%°c]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
 _UNIT_AFTER_LETTER = re.compile(r"(?<=[a-zA-Z]) *«([^«»]*)»(?:\^\{?([23])\}?)?$")
 """`12\\pi«cm»^{2}`, whose exponent is the unit's; words behind a letter that are no unit belong to it."""
+_PER = re.compile(r"(?<=[0-9})]) ((?:k?m|cm|ft|mi|k?g|L|l)/(?:s|h|hr|min|sec|cm|m|ml|L|l))(?:\^\{?([23])\}?)?$")
+_AFTER_PI = re.compile(r"(?<=\\pi) ([a-zA-Z]{2,}\.?(?: [a-zA-Z]+){0,2})(?:\^\{?([23])\}?)?$")
 _PLAIN_WORDS = re.compile(r"(?<=[0-9})\]])( ?)([a-zA-Z]{2,}\.?(?:[ /][a-zA-Z][a-zA-Z.]*){0,5})(?:\^\{?([23])\}?)?$")
 _UNIT_LETTER = re.compile(r"(?<=[0-9]) ([mgshlL])(?:\^\{?([23])\}?)?$")
 
@@ -30,11 +35,22 @@ def is_product(letters: str) -> bool:
     return letters.islower() and (len(letters) <= 3 or ascending or (len(letters) <= 5 and not vowels))
 
 
+def is_bare_product(letters: str) -> bool:
+    """The same of letters that are the whole answer, where a word is likelier: products are letters that are neighbours in the alphabet
+    (`bca`), the usual names (`axy`), or such as nobody could pronounce. `cat` and `most` are words."""
+    neighbours = len(set(letters)) == len(letters) and ord(max(letters)) - ord(min(letters)) == len(letters) - 1
+    return letters.islower() and (neighbours or set(letters) <= set("abcdxyz") or (len(letters) <= 5 and not re.search("[aeiou]", letters)))
+
+
 def _is_words(words: str, after_blank: bool) -> bool:
     """Whether bare letters behind a number are words. Three letters behind a blank are a word (`5 men`) where they could be pronounced
     and do not stand in the order of the alphabet (`5 abc`)."""
     tokens = re.split(r"[ /]+", words.strip(" ."))
-    if all(unit_of(token, "") or token in _SCALES for token in tokens) or unit_of(words, "") or re.match(r"[ap]\.?m\b", words, re.I):
+    if (
+        all(unit_of(token, "") or token in _SCALES or token in _COUNTED for token in tokens)
+        or unit_of(words, "")
+        or re.match(r"[ap]\.?m\b", words, re.I)
+    ):
         return True
     pronounced = after_blank and any(
         len(token) == 3 and re.search("[aeiou]", token) and list(token) != sorted(set(token)) for token in tokens
@@ -49,6 +65,9 @@ def words_behind(text: str) -> tuple[str, str, str] | None:
         behind_letter = None
     found = behind_letter or _TRAILING_WORDS.search(text) or _UNIT_LETTER.search(text)
     if found:
+        return text[: found.start()].strip(), found[1], found[2] or ""
+    after_pi = _AFTER_PI.search(text)
+    if found := _PER.search(text) or (after_pi if after_pi and (unit_of(after_pi[1], "") or after_pi[1] == "units") else None):
         return text[: found.start()].strip(), found[1], found[2] or ""
     bare = _PLAIN_WORDS.search(text)
     if bare and _is_words(bare[2], bool(bare[1])):

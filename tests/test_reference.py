@@ -12,6 +12,7 @@ from server.settings import ServerSettings, variable
 from teacher.config import TrainConfig
 from tests.requirements import ROOT
 from tests.source_tree import ORDER, commands, python_files, tree_of
+from weak_to_strong.direct import DirectConfig
 from weak_to_strong.misfit import MisfitConfig
 from weak_to_strong.two_stage_config import TwoStageConfig
 from weak_to_strong.w2sr_config import W2SRConfig
@@ -70,7 +71,7 @@ def test_every_setting_of_a_run_is_documented() -> None:
 
 
 def test_every_setting_of_w2sr_is_documented() -> None:
-    for config in (W2SRConfig, TwoStageConfig, MisfitConfig):
+    for config in (W2SRConfig, TwoStageConfig, DirectConfig, MisfitConfig):
         assert unnamed(name for name, _, _ in setting_docs(config)) == []
 
 

@@ -1,6 +1,6 @@
 """`python -m weak_to_strong.compare RUN RUN ... [--json]`: prompt teacher, W2SR, two-stage and direct GRPO beside each other on one task.
 
-Runs of `teacher.train`, `weak_to_strong.w2sr` and `weak_to_strong.two_stage`; a W2SR run with a ceiling is two rows, its student and direct
+Runs of `teacher.train`, `weak_to_strong.w2sr`, `.two_stage` and `.direct`; a W2SR run with a ceiling is two rows, its student and direct
 GRPO. What learning took is counted alike (`weak_to_strong.cost`): answers asked for and sampled, tokens read, written and trained on. What
 measuring took is left out, but for the seconds, which are those of the whole run on the machine that it ran on.
 """

@@ -159,7 +159,18 @@ def test_a_useless_arm_of_a_noisy_student_helps_and_harms_nobody_net_of_churn():
 
 
 def test_a_silent_question_has_no_churn():
-    assert churn_floor([1.0, 0.0, 1.0, None], [0.0, 1.0, 0.0, 1.0], [True, True, False, True]) == [0.5, 0.5, 0.0, 0.0]
+    assert churn_floor([1.0, 0.0, 1.0, None], [0.0, 1.0, 0.0, 1.0], [True, True, False, True]) == [0.5, 0.5, 0.0, None]
+
+
+def test_a_question_whose_churn_is_not_known_is_left_out_of_the_net_rates_and_counted():
+    arm, raw, again = [1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, None]
+    pair = compare(arm, raw, churn=churn_floor(raw, again, [True] * 4))
+    assert (pair.help_rate, pair.harm_rate, pair.n, pair.churn_unknown) == (0.5, 0.0, 4, 1)
+    assert pair.churn == pytest.approx(0.5 / 3)
+    assert pair.net_help_rate == pytest.approx(1 / 3 - 0.5 / 3)
+    assert pair.net_harm_rate == pytest.approx(-0.5 / 3)
+    assert pair.net_help_low <= pair.net_help_rate <= pair.net_help_high
+    assert compare(arm, raw, churn=[None] * 4).churn_unknown == 4
 
 
 def test_several_samples_of_a_question_are_one_cluster():

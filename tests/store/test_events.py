@@ -345,6 +345,45 @@ def test_a_redis_that_lost_everything_is_filled_again(tmp_path: Path) -> None:
         run(body)
 
 
+def test_the_first_about_a_subject_goes_by_time_and_not_by_arrival(tmp_path: Path) -> None:
+    """After an outage the replicas have the same events in other orders."""
+    early, late = (Event(id=name, topic="t", kind="k", time=time, subject="u") for name, time in (("b", 1.0), ("a", 2.0)))
+
+    async def body() -> None:
+        for name, order in (("one", [early, late]), ("two", [late, early])):
+            log = EventLog(tmp_path / f"{name}.db")
+            for each in order:
+                await log.append([each])
+            assert await log.first("t", "u", "k") == early
+            await log.aclose()
+
+    run(body)
+
+
+@pytest.mark.redis
+def test_erasing_the_last_entry_of_the_stream_is_no_loss(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def body() -> None:
+        a, b = replicas(tmp_path, redis_server)
+        last = Event(id="last", topic="t", kind="k", time=2.0, subject="u")
+        await a.append([event("a"), last])
+        await asyncio.gather(a.exchange(), b.exchange())
+        assert await names(b) == ["a", "last"]
+        assert await a.erase(lambda topic: topic == "t", subject="u") == 1
+        sent: list[object] = []
+        for log in (a, b):
+            log._file.begin_again = lambda: sent.append(log)  # type: ignore[method-assign] # noqa: B023
+        for log in (a, b, a, b):
+            await log.exchange()
+        assert (await names(a), await names(b), sent) == (["a"], ["a"], [])
+        await b.append([event("c")])
+        await asyncio.gather(a.exchange(), b.exchange())
+        assert (await names(a), sent) == (["a", "c"], [])
+        for log in (a, b):
+            await log.aclose()
+
+    run(body)
+
+
 @pytest.mark.redis
 def test_a_redis_that_hangs_is_waited_for_once(tmp_path: Path, own_redis: RedisServer) -> None:
     async def body() -> None:
