@@ -146,7 +146,7 @@ def timeline(
     for tick in up.ticks(4):
         parts += [line(44, up.at(tick), WIDTH - 12, up.at(tick), "grid"), text(40, up.at(tick) + 4, f"{tick:g}", anchor="end")]
     for minutes in (span / 60, span / 120, 0.0):
-        words = f"−{minutes:g} min" if minutes else "now"
+        words = "now" if not minutes else f"−{minutes:g} min" if minutes >= 1 else f"−{60 * minutes:g} s"
         anchor = "start" if minutes == span / 60 else "middle" if minutes else "end"
         parts.append(text(across.at(-60 * minutes), 147, words, anchor=anchor, kind="name"))
     parts.append(text(4, 11, unit, kind="name"))

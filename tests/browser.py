@@ -42,13 +42,12 @@ class Page:
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 
-    def until(self, script: str) -> Any:
-        """The first true value of an expression, asked again until it has one."""
+    def until(self, script: str) -> None:
+        """Wait until an expression is true."""
         deadline = time.monotonic() + WAIT_S
-        while not (found := self.run(script)):
+        while not self.run(f"!!({script})"):
             assert time.monotonic() < deadline, f"never true: {script}\n{self.run('document.body.innerText')[:3000]}"
             self.browser.listen(0.05)
-        return found
 
     def open(self, url: str) -> None:
         """Go there, and wait until the page and its scripts are loaded."""

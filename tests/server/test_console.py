@@ -1,7 +1,8 @@
-"""The console by its routes: what each scope may open, that text stays text, that other sites can do nothing, that no name leaves the runs."""
+"""The console by its routes: what each scope opens, text stays text, other sites can do nothing, no name leaves the runs."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -162,19 +163,35 @@ def test_a_revoked_key_is_out_at_once(keys: Path, make: Callable[..., str], monk
         assert client.get("/ui/runs").status_code == 303
 
 
-ACTIONS = ("/ui/playground", "/ui/playground/answer", "/ui/traffic/modes/default", "/ui/teachers/default/load", "/ui/teachers/default/rollback",
-           "/ui/experiments", "/ui/experiments/e1/ramp", "/ui/experiments/e1/stop", "/ui/login", "/ui/logout")  # fmt: skip
+ACTIONS = (
+    "/ui/playground",
+    "/ui/playground/answer",
+    "/ui/traffic/modes/default",
+    "/ui/teachers/default/load",
+    "/ui/teachers/default/rollback",
+    "/ui/experiments",
+    "/ui/experiments/e1/ramp",
+    "/ui/experiments/e1/stop",
+    "/ui/login",
+    "/ui/logout",
+)
+FOREIGN: tuple[dict[str, str], ...] = (
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://testserver.evil.example"},
+)
 
 
-@pytest.mark.parametrize("headers", [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.example"},
-                                     {"origin": "null"}, {"origin": "http://testserver.evil.example"}])  # fmt: skip
-def test_no_page_of_another_site_acts(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_no_page_of_another_site_acts(tmp_path: Path) -> None:
     policy = FakePolicy()
     with online(tmp_path, policy=policy) as client:
         created(client)
         for path in ACTIONS:
-            got = client.post(path, data={"query": "q", "mode": "off", **FORM, "id": "e2"}, headers=headers)
-            assert got.status_code == 403 and "another site" in got.text, path
+            for headers in FOREIGN:
+                got = client.post(path, data={"query": "q", "mode": "off", **FORM, "id": "e2"}, headers=headers)
+                assert got.status_code == 403 and "another site" in got.text, (path, headers)
         assert [one["id"] for one in client.get("/experiments").json()["experiments"]] == ["e1"]
         assert client.get("/modes").json()["modes"] == [] and not policy.batches
 
@@ -197,11 +214,7 @@ def test_the_playground_shows_the_line_and_asks_the_student_with_and_without(tmp
             got = client.post("/ui/playground", data={"query": "2 + 2?", "student": "m", "teacher": "default", "system": "Be kind."})
             clean(got.text)
             assert "Think about 2 + 2?" in got.text and "fake-teacher" in got.text
-            sent = [
-                json.loads(one)
-                for one in re.findall(r'hx-vals="([^"]*)"', got.text.replace("&#34;", "\x00"))
-                for one in [one.replace("\x00", '"')]
-            ]
+            sent = [json.loads(html.unescape(one)) for one in re.findall(r'hx-vals="([^"]*)"', got.text)]
             instructed, raw = ([m["content"] for m in json.loads(one["messages"])] for one in sent)
             assert raw == ["Be kind.", "2 + 2?"] and "Think about 2 + 2?" in instructed[1]
             answer = client.post("/ui/playground/answer", data=sent[0])
@@ -241,12 +254,12 @@ def test_an_experiment_from_the_form_to_the_end(tmp_path: Path) -> None:
         assert "No verdict yet" in early.text and HOSTILE not in early.text
         assert "100 % of the units" in client.post("/ui/experiments/e1/ramp", data={"enrolled": "1"}).text
         assert client.post("/ui/experiments/e1/ramp", data={"enrolled": "0.1"}, headers=HTMX).status_code in (409, 422)
-        for unit in map(str, range(60)):
+        for unit in map(str, range(40)):
             told(client, unit=unit, experiment="e1", value=int(asked(client, unit)["experiment"]["arm"] == "teacher"))
         page = client.get("/ui/experiments/e1")
         clean(page.text)
         report = client.get("/experiments/e1/report").json()
-        assert report["verdict"] in page.text and 'class="band"' in page.text and 'hx-trigger="every 3s"' in page.text
+        assert report["verdict"] in page.text and 'class="band"' in page.text and re.search(r'hx-trigger="every \d+s"', page.text)
         own = client.get("/ui/experiments/e1/report")
         assert "unsafe-inline" not in own.headers["content-security-policy"] and "'sha256-" in own.headers["content-security-policy"]
         assert client.post("/ui/experiments/e1/stop", data={"reason": HOSTILE}).headers["hx-redirect"] == "/ui/experiments/e1"
@@ -262,7 +275,7 @@ def test_modes_are_switched_by_the_route_and_keep_what_the_form_does_not_show(tm
     with online(tmp_path) as client:
         assert client.put("/modes/default", json={"mode": "shadow", "step_units": 7}).status_code == 200
         got = client.post("/ui/traffic/modes/default", data={"mode": "canary", "holdback": "0.1", "metric": "solved", "planned_n": "99"})
-        assert "Default is canary now." in got.text
+        assert "default is canary now." in got.text
         setting = client.get("/modes/default").json()["setting"]
         assert (setting["mode"], setting["step_units"], setting["holdback"], setting["metric"]["name"]) == ("canary", 7, 0.1, "solved")
         wrong = client.post("/ui/traffic/modes/default", data={"mode": "on", "holdback": "2"}, headers=HTMX)
@@ -292,17 +305,17 @@ def test_a_run_is_shown_and_its_text_stays_text(tmp_path: Path, run: Path) -> No
         assert client.get(f"/ui/runs/{run.name}").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2f..%2fetc", "%2fetc", "a%00b", ".hidden", "out", "none", "x" * 300])
-def test_no_name_leaves_the_runs(tmp_path: Path, run: Path, name: str) -> None:
+def test_no_name_leaves_the_runs(tmp_path: Path, run: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     for file in ("config.yaml", "report.html"):
         (outside / file).write_text("secret")
     (run.parent / "out").symlink_to(outside)
     with online(tmp_path) as client:
-        for path in (f"/ui/runs/{name}", f"/ui/runs/{name}/report.html"):
-            got = client.get(path, headers=HTML)
-            assert "secret" not in got.text and (got.status_code == 404 or got.url.path in ("/ui/", "/ui/report.html", "/ui/runs")), path
+        for name in ("..", "%2e%2e", "..%2f..%2fetc", "%2fetc", "a%00b", ".hidden", "out", "none", "x" * 300):
+            for path in (f"/ui/runs/{name}", f"/ui/runs/{name}/report.html"):
+                got = client.get(path, headers=HTML)
+                assert "secret" not in got.text and got.status_code == 404, path
 
 
 def test_a_link_in_a_run_is_no_report(tmp_path: Path, run: Path) -> None:
