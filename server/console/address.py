@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent.parent
 HOME, BELOW = "/", "/ui/"
 LOGIN = "/ui/login"
-COOKIE = "wst_console"
+COOKIE = "wst-console"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"

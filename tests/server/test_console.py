@@ -151,7 +151,7 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_opens_the_console_a
             assert client.get(path).status_code == 401, path
         assert client.post("/instruct", json={"query": "q"}).status_code == 401
         out = client.post("/ui/logout")
-        assert out.headers["location"] == "/ui/login" and 'wst_console=""' in out.headers["set-cookie"]
+        assert out.headers["location"] == "/ui/login" and 'wst-console=""' in out.headers["set-cookie"]
 
 
 def test_a_revoked_key_is_out_at_once(keys: Path, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
