@@ -19,6 +19,7 @@ from server.engine import TeacherEngine
 from server.experiments import REFRESH_S, Experiments, event_id
 from server.settings import ServerSettings
 from server.teachers import DEFAULT, PROBES, Desk, ServedTeacher, Teachers, TeacherSource, folder_of, load
+from server.wire import TeacherName
 from store import Event, StoreError
 from teacher.remote import RemotePolicy
 from teacher.run_directory import runs_dir
@@ -54,7 +55,7 @@ class Reloads:
         self._place = 0
         self._told: set[str] = set()
         """Events of our own."""
-        self._replaced: dict[str, list[tuple[TeacherSource, ServedTeacher]]] = {}
+        self._replaced: dict[str, list[tuple[TeacherSource, TeacherName]]] = {}
         """By name: where the teachers came from that others took the place of, and who they were, the latest last."""
 
     def source(self, name: str, run: str | None) -> TeacherSource:
@@ -76,11 +77,11 @@ class Reloads:
                 folder = folder_of(before.teacher)
                 # With its folder: where the config names none it means the newest run, and a newer one may be why this teacher goes.
                 whence = self.source(name, None if folder is None else str(folder.absolute()))
-                self._replaced.setdefault(name, []).append((whence, before.teacher))
+                self._replaced.setdefault(name, []).append((whence, TeacherName(id=before.teacher.id, sha256=before.teacher.sha256)))
                 self._swap(name, desk)
             return desk
 
-    def previous(self, name: str) -> ServedTeacher | None:
+    def previous(self, name: str) -> TeacherName | None:
         """Who served under a name before, since this process began; None = nobody."""
         replaced = self._replaced.get(name)
         return replaced[-1][1] if replaced else None
@@ -91,10 +92,10 @@ class Reloads:
         async with self._one_at_a_time:
             if not (replaced := self._replaced.get(name)):
                 raise SettingError("no other teacher has served under this name since this server began; load a run by its name")
-            whence, teacher = replaced[-1]
+            whence, named = replaced[-1]
             desk = await self._load(name, whence)
-            if desk.teacher.sha256 != teacher.sha256:
-                raise SettingError(f"{whence.folder} holds another teacher than the one that served ({teacher.sha256[:12]})")
+            if desk.teacher.sha256 != named.sha256:
+                raise SettingError(f"{whence.folder} holds another teacher than the one that served ({named.sha256[:12]})")
             replaced.pop()
             self._swap(name, desk)
             return desk

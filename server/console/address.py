@@ -12,6 +12,8 @@ from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from server.console.wording import sentence
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -99,9 +101,3 @@ def error_html(status: int, message: str, *, fragment: bool, scopes: Sequence[st
     if not fragment:
         values |= {"pages": visible(scopes), "current": "", "key_id": key_id}
     return environment().get_template("message.html" if fragment else "error.html").render(values)
-
-
-def sentence(message: str) -> str:
-    """An error of the API as one reads it."""
-    text = message.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-from server.console.address import HEADERS, environment, error_html, sentence, visible
+from server.console.address import HEADERS, environment, error_html, visible
+from server.console.wording import sentence
 from server.keys import Caller
 from server.routes_experiments import no_foreign_page
 

@@ -9,10 +9,10 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from exchange.settings import SettingError
-from server.console.address import sentence
 from server.console.inside import Reply, call
 from server.console.page import console_router, form_of, page, piece
 from server.console.run_files import all_runs, headline_of
+from server.console.wording import sentence
 from server.reload import Reloads
 from server.teachers import DEFAULT, Desk, folder_of
 from teacher.policy import read_manifest

@@ -8,9 +8,9 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from evaluation import charts
-from server.console.address import sentence
 from server.console.inside import call
 from server.console.page import caller_of, console_router, form_of, may, page, piece
+from server.console.wording import sentence
 from server.modes import EVERYBODY, ModeSetting
 from server.traffic import Traffic, dollars
 

@@ -271,6 +271,23 @@ def test_an_experiment_from_the_form_to_the_end(tmp_path: Path) -> None:
         assert missing.status_code == 404 and "known: e1" in missing.text
 
 
+def test_a_wrong_form_is_told_in_its_own_words(tmp_path: Path) -> None:
+    wrong = {
+        "Name: takes letters, digits, dots, hyphens and underscores": {"id": "a b"},
+        "The arms&#39; shares sum to 1.2; they must sum to 1.": {"weight-2": "0.7"},
+        "Arm 2, share: must be a number.": {"weight-2": "x"},
+        "Arms: at least 2 are needed.": {"name-2": ""},
+        "Arm 2: the text is empty; choose the raw messages": {"kind-2": "text"},
+        "Metric: must not be empty.": {"metric": ""},
+        "Planned units: must be a whole number.": {"planned_n": "many"},
+        "Share taking part: must be less than or equal to 1.": {"enrolled": "50"},
+    }
+    with online(tmp_path) as client:
+        for said, change in wrong.items():
+            got = client.post("/ui/experiments", data={**FORM, "id": "e1", **change}, headers=HTMX)
+            assert got.status_code == 422 and said in got.text
+
+
 def test_modes_are_switched_by_the_route_and_keep_what_the_form_does_not_show(tmp_path: Path) -> None:
     with online(tmp_path) as client:
         assert client.put("/modes/default", json={"mode": "shadow", "step_units": 7}).status_code == 200
