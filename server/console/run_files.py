@@ -114,7 +114,7 @@ def headline_of(folder: Path) -> str | None:
 
 
 def samples_of(run: RunDirectory) -> list[dict[str, Any]]:
-    """The latest training episodes, the newest first."""
+    """The latest training episodes, the newest first: of a question one, and of a text one, since a group's are often alike."""
     path = run.path / "episodes.jsonl"
     try:
         with path.open("rb") as stream:
@@ -124,12 +124,18 @@ def samples_of(run: RunDirectory) -> list[dict[str, Any]]:
     except OSError:
         return []
     whole = lines[1:-1] if size > TAIL_BYTES else lines[:-1]
-    found = []
+    found: list[dict[str, Any]] = []
+    seen: set[str] = set()
     for line in reversed(whole):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            episode = json.loads(line)
+            names = {f"question {episode['example_id']}", f"text {episode['instruction']['text']}"}
+        except (ValueError, KeyError, TypeError):
             continue
+        if names & seen:
+            continue
+        seen |= names
+        found.append(episode)
         if len(found) == SAMPLES:
             break
     return found

@@ -76,9 +76,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(f"task: {{name: own}}\nalgorithm: grpo\nseed: 0\nnote: {json.dumps(HOSTILE)}\n")
     (path / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "right_rate": i / 9}) + "\n" for i in range(9)))
-    episode = {"step": 3, "instruction": {"text": HOSTILE}, "messages": [{"role": "user", "content": HOSTILE}], "error": None,
+    episode = {"example_id": "q", "error": None, "step": 3,
+               "instruction": {"text": HOSTILE}, "messages": [{"role": "user", "content": HOSTILE}],
                "completions": [{"text": HOSTILE}], "scores": [{"value": 1.0}]}  # fmt: skip
-    (path / "episodes.jsonl").write_text(json.dumps(episode) + "\n" + '{"torn')
+    (path / "episodes.jsonl").write_text(2 * (json.dumps(episode) + "\n") + '{"torn')
     (path / "report.html").write_text("<html><head><style>p { color: red }</style></head><body><p>The report</p></body></html>")
     (path / "report.json").write_text(json.dumps({"headline": f"It helps {HOSTILE}"}))
     return path
@@ -314,7 +315,12 @@ def test_a_run_is_shown_and_its_text_stays_text(tmp_path: Path, run: Path) -> No
         for one in (listed, page):
             assert one.status_code == 200
             clean(one.text)
-        assert run.name in listed.text and "It helps &lt;script" in page.text and 'class="curve"' in page.text and "Sample" in page.text
+        assert (
+            run.name in listed.text
+            and "It helps &lt;script" in page.text
+            and 'class="curve"' in page.text
+            and page.text.count('class="role">answer') == 1
+        )
         report = client.get(f"/ui/runs/{run.name}/report.html")
         assert report.text == (run / "report.html").read_text()
         assert report.headers["content-security-policy"] == policy_of(report.text) and "sandbox" in policy_of(report.text)

@@ -40,7 +40,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = tmp_path / "runs" / "20260102-000000-second"
     rows = [{"step": i, "right_rate": 0.3 + i / 20} for i in range(10)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    episode = {"step": 9, "instruction": {"text": "<b>Count</b> on."}, "messages": [{"role": "user", "content": "2 + 2?"}], "error": None,
+    episode = {"example_id": "q", "error": None, "step": 9,
+               "instruction": {"text": "<b>Count</b> on."}, "messages": [{"role": "user", "content": "2 + 2?"}],
                "completions": [{"text": "4"}], "scores": [{"value": 1.0}]}  # fmt: skip
     (run / "episodes.jsonl").write_text(json.dumps(episode) + "\n")
     (run / "report.json").write_text(json.dumps({"headline": "The teacher helps."}))
