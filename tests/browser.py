@@ -23,6 +23,10 @@ from tests.requirements import need
 WAIT_S = 30.0
 
 
+class DevToolsError(Exception):
+    """Chromium refused a command."""
+
+
 class Page:
     """One tab, what it wrote to its console, and what it could not load."""
 
@@ -43,11 +47,19 @@ class Page:
         return reply["result"].get("value")
 
     def until(self, script: str) -> None:
-        """Wait until an expression is true."""
+        """Wait until the page is loaded and an expression is true."""
         deadline = time.monotonic() + WAIT_S
-        while not self.run(f"!!({script})"):
+        while not self._holds(f"document.readyState === 'complete' && !!({script})"):
             assert time.monotonic() < deadline, f"never true: {script}\n{self.run('document.body.innerText')[:3000]}"
             self.browser.listen(0.05)
+
+    def _holds(self, script: str) -> bool:
+        try:
+            return bool(self.run(script))
+        except DevToolsError as error:  # between one page and the next there is nothing to ask
+            if "context" not in str(error):
+                raise
+            return False
 
     def open(self, url: str) -> None:
         """Go there, and wait until the page and its scripts are loaded."""
@@ -110,7 +122,8 @@ class Browser:
             assert time.monotonic() < deadline, f"Chromium does not answer {method}"
             self.listen(1.0)
         reply = self._replies.pop(self._last)
-        assert "error" not in reply, (method, reply["error"])
+        if "error" in reply:
+            raise DevToolsError(f"{method}: {reply['error']}")
         result: dict[str, Any] = reply["result"]
         return result
 

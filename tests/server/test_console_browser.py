@@ -173,7 +173,7 @@ def test_every_flow_of_the_console(service: tuple[str, str], page: Page) -> None
     page.open(url + "/ui/runs")
     good(page)
     page.click("td a")
-    page.until("document.querySelector('h1').textContent === '20260102-000000-second'")
+    page.until("document.querySelector('h1')?.textContent === '20260102-000000-second'")
     page.run("document.querySelector('details').open = true")
     assert page.run("document.querySelector('svg .curve') !== null && document.body.textContent.includes('<b>Count</b> on.')")
     good(page)
