@@ -116,10 +116,24 @@ ROUTES = """
 | `GET /modes`, `GET /modes/{key}`, `PUT /modes/{key}` | how keys are served (below); `default` is the one of a server without keys; scope `admin` |
 | `GET /modes/{key}/shadow` | what the teacher wrote in a key's shadow, as JSON lines |
 | `GET /teachers`, `POST /teachers/{name}/reload` | who writes; `{"run": NAME}` loads that run's teacher (null: as configured) beside the old one and swaps them, 409 where it cannot be loaded and the old one serves on; every replica follows; scope `admin` |
+| `POST /teachers/{name}/rollback` | puts back the teacher that served under the name before, from where it came; 409 where there is none since the start; every replica follows; scope `admin` |
 | `GET /livez` | 200 while the process lives |
 | `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded. 503 from SIGTERM on, `WST_DRAIN_DELAY_S` before the listener closes |
 | `GET /metrics` | for Prometheus (below); scope `metrics` |
 | `GET /docs` | the OpenAPI page |
+| `GET /` | the [console](console.md); a browser without a key is sent to the log-in |
+
+Pages of the console, for people; `POST` is what their forms send, refused from pages of other sites:
+
+| page | shows and does | scope |
+|---|---|---|
+| `/ui/login`, `/ui/logout`, `/ui/static` | a key into a cookie and out of it; styles and scripts | none |
+| `/ui/playground`, `/ui/playground/answer` | `POST /instruct`, and the proxy for each answer | `instruct`, answers `proxy` |
+| `/ui/traffic`, `/ui/traffic/now` | what `/metrics` said in the last minutes | `metrics` |
+| `/ui/traffic/modes/{key}` | `PUT /modes/{key}` | `admin` |
+| `/ui/teachers`, `/ui/teachers/{name}/load`, `/ui/teachers/{name}/rollback` | `/teachers` | `admin` |
+| `/ui/experiments`, `/ui/experiments/{name}`, `/ui/experiments/{name}/live`, `/ui/experiments/{name}/report`, `/ui/experiments/{name}/ramp`, `/ui/experiments/{name}/stop` | `/experiments` | `experiments` |
+| `/ui/runs`, `/ui/runs/{name}`, `/ui/runs/{name}/report.html` | the run directories | `admin` |
 
 Fields of the request: `query` (required), `system`, `history`, `task`, `student`; for experiments `unit` (who asks; none = every request is
 a unit of its own), `experiment` (its id), `covariate` (a number known of the unit before), `force_arm` (for a look by hand). `source` in the answer says where the
@@ -216,7 +230,7 @@ the deadline), `teacher_failed`, `teacher_down` (it failed five times in a row a
 
 ### Keys and limits
 
-With `WST_KEYS` every route but `/livez` and `/readyz` asks for a key, `Authorization: Bearer wst_...` or `X-Api-Key`. 401: no valid key; 403: the
+With `WST_KEYS` every route but `/livez`, `/readyz` and the console's log-in asks for a key, `Authorization: Bearer wst_...` or `X-Api-Key`; on the console a browser's cookie, which opens nothing else. 401: no valid key; 403: the
 key lacks the scope (`instruct`, `proxy` for `/v1/...`, `outcomes`, `experiments`, `metrics`; `admin` opens all). A key may have limits: requests
 and tokens a minute, requests at the same time; 429 says in `Retry-After` when to come again, and every reply of a key with limits has
 `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds). Tokens are a quarter of the body's bytes at first, and what the

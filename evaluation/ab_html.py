@@ -29,13 +29,13 @@ class Bar:
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("ab_report.html")
+    return environment.get_template(name)
 
 
 def bars(report: OnlineReport, metric: str) -> dict[str, Bar]:
@@ -71,7 +71,16 @@ def journeys(report: OnlineReport) -> dict[str, str]:
 
 def page(report: OnlineReport) -> str:
     """The page's HTML."""
+    return _rendered("ab_report.html", report)
+
+
+def body(report: OnlineReport) -> str:
+    """The same without what makes it a page of its own: from the verdict on, for a page that has styles of these names."""
+    return _rendered("ab_body.html", report)
+
+
+def _rendered(template: str, report: OnlineReport) -> str:
     plots = {metric: bars(report, metric) for metric in report.metrics}
     ordered = sorted(report.metrics, key=lambda name: (name != report.metric, name))
     helpers = {"level": level, "signed": signed, "spanned": spanned, "width": WIDTH}
-    return _template().render(report=report, plots=plots, journeys=journeys(report), ordered=ordered, **helpers)
+    return _template(template).render(report=report, plots=plots, journeys=journeys(report), ordered=ordered, **helpers)

@@ -135,6 +135,34 @@ def sequence(looks: Sequence[tuple[int, float, float, float]], title: str, unit:
     return svg(266, title, parts)
 
 
+def timeline(
+    lines: Sequence[tuple[str, Sequence[tuple[float, float | None]]]], title: str, unit: str, *, span: float, least: float = 1.0
+) -> str:
+    """Up to two named lines (kinds best, second) of (seconds before now, value) over the last `span` seconds; None breaks a line. The
+    scale begins at 0 and reaches at least `least`."""
+    values = [value for _, points in lines for _, value in points if value is not None]
+    across, up = Axis(-span, 0.0, 44, WIDTH - 12), Axis(0.0, max(least, *values, 0.0) * 1.08, 130, 24)
+    parts = []
+    for tick in up.ticks(4):
+        parts += [line(44, up.at(tick), WIDTH - 12, up.at(tick), "grid"), text(40, up.at(tick) + 4, f"{tick:g}", anchor="end")]
+    for minutes in (span / 60, span / 120, 0.0):
+        words = "now" if not minutes else f"−{minutes:g} min" if minutes >= 1 else f"−{60 * minutes:g} s"
+        anchor = "start" if minutes == span / 60 else "middle" if minutes else "end"
+        parts.append(text(across.at(-60 * minutes), 147, words, anchor=anchor, kind="name"))
+    parts.append(text(4, 11, unit, kind="name"))
+    for kind, points in lines:
+        run: list[tuple[float, float]] = []
+        for ago, value in (*points, (0.0, None)):
+            if value is not None:
+                run.append((across.at(-ago), up.at(value)))
+            elif run:
+                parts.append(
+                    path(run, kind) if len(run) > 1 else f'<circle cx="{run[0][0]:g}" cy="{run[0][1]:g}" r="2" class="dot {kind}"/>'
+                )
+                run = []
+    return svg(152, title, parts)
+
+
 def help_and_harm(rows: Sequence[tuple[str, float, float]]) -> str:
     """(arm, help, harm) as bars to either side of a line, in points of a hundred."""
     reach = max(0.02, *(max(abs(helped), abs(harmed)) for _, helped, harmed in rows)) * 1.05

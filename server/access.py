@@ -10,8 +10,10 @@ import math
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.console import address
 from server.errors import error_response
 from server.keys import Caller, Key, KeyRing
 from server.keys import Scope as KeyScope
@@ -26,6 +28,7 @@ SCOPE_OF: tuple[tuple[str, KeyScope], ...] = (
     ("/outcomes", "outcomes"),
     ("/experiments", "experiments"),
     ("/metrics", "metrics"),
+    *((page.path, page.scope) for page in address.PAGES),
 )
 BYTES_A_TOKEN = 4
 REFUSED = {
@@ -54,19 +57,21 @@ class Access:
         headers, request_id = Headers(scope=scope), scope["state"]["request_id"]
         if self.hosts is not None and not self._known_host(headers):
             return await error_response(400, "this server does not go by that Host", request_id)(scope, receive, send)
-        if self.keys is None or scope["path"] in OPEN:
+        if self.keys is None or scope["path"] in OPEN or address.is_open(scope["path"]):
             scope["state"]["caller"] = Caller()
             return await self.app(scope, receive, send)
-        found = self.keys.find(_given(headers))
+        found = self.keys.find(_given(headers, scope["path"]))
         if found is None:
+            if address.is_console(scope["path"]) and _reads(headers):
+                return await _to_the_log_in(headers)(scope, receive, send)
             told = {"WWW-Authenticate": "Bearer"}
             message = "a valid key of this server is needed, as Authorization: Bearer wst_…"
             return await error_response(401, message, request_id, told)(scope, receive, send)
         key_id, key = found
-        wanted = scope_of(scope["path"])
-        if wanted not in key.scopes and "admin" not in key.scopes:
-            return await error_response(403, f"this key has no scope {wanted!r}", request_id)(scope, receive, send)
         scope["state"]["caller"] = key.caller(key_id)
+        wanted = scope_of(scope["path"])
+        if wanted not in key.scopes and "admin" not in key.scopes and scope["path"] != address.HOME:
+            return await _refused(scope, 403, f"this key has no scope {wanted!r}")(scope, receive, send)
         if key.quota == Quota():
             return await self.app(scope, receive, send)
         await self._limited(key_id, key, scope, receive, send)
@@ -78,7 +83,7 @@ class Access:
         verdict = await self.limits.take(key_id, key.quota, lease, tokens)
         told = _told(key, verdict)
         if verdict.refused is not None:
-            return await error_response(429, REFUSED[verdict.refused], scope["state"]["request_id"], told)(scope, receive, send)
+            return await _refused(scope, 429, REFUSED[verdict.refused], told)(scope, receive, send)
 
         async def send_telling(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -96,13 +101,38 @@ class Access:
         return len(given) == 1 and self.hosts is not None and _name(given[0]) in self.hosts
 
 
-def _given(headers: Headers) -> str:
-    """The key that a caller sends, in one of the two usual ways; empty = none, or more than one."""
+def _given(headers: Headers, path: str) -> str:
+    """The key that a caller sends, in one of the two usual ways; empty = none, or more than one. A browser's cookie opens the console and
+    nothing else, so that no page can make it call the API."""
     given = headers.getlist("authorization")
     if len(given) == 1 and given[0][:7].lower() == "bearer ":
         return given[0][7:].strip()
     other = headers.getlist("x-api-key")
+    if not given and not other and address.is_console(path):
+        return address.key_in(headers.getlist("cookie"))
     return other[0] if not given and len(other) == 1 else ""
+
+
+def _reads(headers: Headers) -> bool:
+    """Whether a browser asks, and not a program."""
+    return "text/html" in headers.get("accept", "") or headers.get("hx-request") == "true"
+
+
+def _to_the_log_in(headers: Headers) -> Response:
+    """A page goes there; a piece of a page has htmx take the whole page there."""
+    if headers.get("hx-request") == "true":
+        return Response(status_code=401, headers={**address.HEADERS, "HX-Redirect": address.LOGIN})
+    return Response(status_code=303, headers={**address.HEADERS, "Location": address.LOGIN})
+
+
+def _refused(scope: Scope, status: int, message: str, told: dict[str, str] | None = None) -> Response:
+    """The error in its one shape, or on the console as a sentence for its reader."""
+    headers, state = Headers(scope=scope), scope["state"]
+    if not (address.is_console(scope["path"]) and _reads(headers)):
+        return error_response(status, message, state["request_id"], told)
+    fragment, caller = headers.get("hx-request") == "true", state["caller"]
+    html = address.error_html(status, message, fragment=fragment, scopes=caller.scopes, key_id=caller.id)
+    return Response(html, status, {**(told or {}), **address.HEADERS}, "text/html")
 
 
 def _told(key: Key, verdict: Verdict) -> dict[str, str]:

@@ -17,6 +17,7 @@ from server.access import Access
 from server.breaker import Breaker
 from server.budgets import Budgets
 from server.cache import InstructionCache
+from server.console import start as console
 from server.experiments import Experiments, begin, open_events
 from server.keys import KeyRing
 from server.metrics import Metrics
@@ -30,6 +31,7 @@ from server.shadow import Shadows
 from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, Teachers
+from server.traffic import Traffic
 from store import SQLiteStore
 from store.limits import RedisLimiter
 from teacher.run_directory import runs_dir
@@ -75,12 +77,13 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     experiments = Experiments(events, redaction(settings.redact))
     metrics = Metrics(lambda: gauges(app.state))
     reloads = Reloads(teachers, experiments, cache, settings)
+    traffic = Traffic(metrics.registry)
     modes, shadows = Modes(events, experiments), Shadows(events, experiments.redact)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
-        watching.append(await reloads.begin())
+        watching += [await reloads.begin(), asyncio.create_task(traffic.keep_looking())]
         if settings.retention_days is not None:
             watching.append(asyncio.create_task(keep_retention(events, settings.retention_days)))
         yield
@@ -117,7 +120,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     app.state.experiments, app.state.limits, app.state.budgets = experiments, limits, budgets
     app.state.modes, app.state.shadows, app.state.keys = modes, shadows, keys
     app.state.metrics, app.state.cache, app.state.draining = metrics, cache, False
-    app.state.reloads = reloads
+    app.state.reloads, app.state.traffic = reloads, traffic
     errors.install(app)
     app.include_router(routes_instruct.router)
     app.include_router(routes_openai.router)
@@ -125,4 +128,5 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     app.include_router(routes_modes.router)
     app.include_router(routes_teachers.router)
     app.include_router(routes_health.router)
+    console.install(app)
     return app

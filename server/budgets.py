@@ -89,6 +89,17 @@ class Budgets:
                 book = partial(self.store.add, _account(held, what), {what: change})
                 self.owed.add(book if change > 0 else partial(_once, book), for_s=OWED_S)
 
+    async def spent(self, caller: str) -> tuple[int, float] | None:
+        """(tokens, dollars) that a key with budgets spent today, what is set aside included; None where the store does not say."""
+        day = self._now().date().isoformat()
+        accounts = [(what, f"spent/{caller}/{day}/{what}") for what in ("tokens", "nano")]
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                tokens, nano = [(await self.store.totals(account)).get(what, 0) for what, account in accounts]
+        except (StoreError, TimeoutError):
+            return None
+        return tokens, nano / NANO
+
     def retry_after_s(self) -> int:
         """Seconds until the next day begins."""
         now = self._now()

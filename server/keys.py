@@ -146,6 +146,11 @@ class KeyRing:
         self._look()
         return self._keys.get(key_id)
 
+    def of(self, tenant: str) -> dict[str, Key]:
+        """A tenant's keys that are not revoked, by id."""
+        self._look()
+        return {key_id: key for key_id, key in self._keys.items() if key.tenant == tenant and not key.revoked}
+
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
             found = self.path.stat()

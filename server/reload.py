@@ -18,7 +18,8 @@ from server.cache import InstructionCache
 from server.engine import TeacherEngine
 from server.experiments import REFRESH_S, Experiments, event_id
 from server.settings import ServerSettings
-from server.teachers import DEFAULT, PROBES, Desk, ServedTeacher, Teachers, TeacherSource, load
+from server.teachers import DEFAULT, PROBES, Desk, ServedTeacher, Teachers, TeacherSource, folder_of, load
+from server.wire import TeacherName
 from store import Event, StoreError
 from teacher.remote import RemotePolicy
 from teacher.run_directory import runs_dir
@@ -54,9 +55,11 @@ class Reloads:
         self._place = 0
         self._told: set[str] = set()
         """Events of our own."""
+        self._replaced: dict[str, list[tuple[TeacherSource, TeacherName]]] = {}
+        """By name: where the teachers came from that others took the place of, and who they were, the latest last."""
 
     def source(self, name: str, run: str | None) -> TeacherSource:
-        """Where the teacher of that name comes from; `run` names another run directory."""
+        """Where the teacher of that name comes from; `run` names another run directory, or is a folder's path."""
         configured = self.settings.teachers.get(name, TeacherSource(folder=self.settings.teacher if name == DEFAULT else None))
         return (
             configured
@@ -66,18 +69,42 @@ class Reloads:
 
     async def reload(self, name: str, run: str | None) -> Desk:
         """Load, warm up, swap. Raises SettingError where the teacher is none, and then nothing has changed."""
-        before = self.teachers.get(name)
-        assert before is not None
         async with self._one_at_a_time:
-            desk = await self._load(name, run)
+            before = self.teachers.get(name)
+            assert before is not None
+            desk = await self._load(name, self.source(name, run))
             if desk.teacher.sha256 != before.teacher.sha256:
+                folder = folder_of(before.teacher)
+                # With its folder: where the config names none it means the newest run, and a newer one may be why this teacher goes.
+                whence = self.source(name, None if folder is None else str(folder.absolute()))
+                self._replaced.setdefault(name, []).append((whence, TeacherName(id=before.teacher.id, sha256=before.teacher.sha256)))
                 self._swap(name, desk)
             return desk
 
-    async def tell(self, name: str, run: str | None, sha256: str) -> None:
-        """Have the other replicas do the same."""
+    def previous(self, name: str) -> TeacherName | None:
+        """Who served under a name before, since this process began; None = nobody."""
+        replaced = self._replaced.get(name)
+        return replaced[-1][1] if replaced else None
+
+    async def roll_back(self, name: str) -> Desk:
+        """Put back the teacher before, from where it came; asked again, the one before that. Raises SettingError where there is none, or
+        where it is gone or altered, and then nothing has changed."""
+        async with self._one_at_a_time:
+            if not (replaced := self._replaced.get(name)):
+                raise SettingError("no other teacher has served under this name since this server began; load a run by its name")
+            whence, named = replaced[-1]
+            desk = await self._load(name, whence)
+            if desk.teacher.sha256 != named.sha256:
+                raise SettingError(f"{whence.folder} holds another teacher than the one that served ({named.sha256[:12]})")
+            replaced.pop()
+            self._swap(name, desk)
+            return desk
+
+    async def tell(self, name: str, run: str | None, sha256: str, *, back: bool = False) -> None:
+        """Have the other replicas do the same; `back`: put back the one that each had before."""
         now = time.time()
-        event = Event(event_id("teacher", name, sha256, str(now)), TOPIC, "reloaded", now, {"name": name, "run": run, "sha256": sha256})
+        content = {"name": name, "run": run, "sha256": sha256, "back": back}
+        event = Event(event_id("teacher", name, sha256, str(now)), TOPIC, "reloaded", now, content)
         self._told.add(event.id)
         await self.experiments.events.append([event])
 
@@ -109,15 +136,15 @@ class Reloads:
         if desk is None or desk.teacher.sha256 == content["sha256"]:
             return
         try:
-            found = await self.reload(name, content["run"])
+            found = await (self.roll_back(name) if content.get("back") else self.reload(name, content["run"]))
         except SettingError as error:
             log.error("teacher %s stays as it is, another replica has a newer one: %s", name, error)
             return
         if found.teacher.sha256 != content["sha256"]:
             log.error("teacher %s is %s here and %s on another replica", name, found.teacher.sha256[:12], content["sha256"][:12])
 
-    async def _load(self, name: str, run: str | None) -> Desk:
-        source, settings = self.source(name, run), self.settings
+    async def _load(self, name: str, source: TeacherSource) -> Desk:
+        settings = self.settings
         options = {"batch_size": settings.teacher_batch, "threads": settings.teacher_lanes, "timeout_s": settings.deadline_ms / 1000}
         teacher = await asyncio.to_thread(load, source, name, **options)  # type: ignore[arg-type]
         await warm_up(teacher.policy, teacher.task)

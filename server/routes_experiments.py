@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from evaluation.analyze import rounded
 from evaluation.experiment import Experiment
+from server.console.address import policy_of
 from server.errors import TYPES, InvalidField, Unknown
 from server.experiments import Experiments, Running
 from server.keys import Caller
@@ -122,9 +123,8 @@ async def get_report(
     if (form or ("html" if "text/html" in accept else "json")) == "html":
         from evaluation.ab_html import page
 
-        return Response(
-            page(report), media_type="text/html", headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        )
+        html = page(report)
+        return Response(html, media_type="text/html", headers={"Content-Security-Policy": policy_of(html)})
     return Response(json.dumps(rounded(report.model_dump(mode="json")), indent=1, allow_nan=False) + "\n", media_type="application/json")
 
 

@@ -60,3 +60,17 @@ async def post_reload(name: str, request: Request, teachers: TeachersOf, body: R
         raise Conflict(f"the old teacher serves on: {error}") from None
     await reloads.tell(name, run, desk.teacher.sha256)
     return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
+
+
+@router.post("/{name}/rollback", dependencies=[Depends(no_foreign_page)])
+async def post_rollback(name: str, request: Request, teachers: TeachersOf) -> TeacherName:
+    """Put back the teacher that served under the name before; 409 where there is none, and then nothing has changed."""
+    if teachers.get(name) is None:
+        raise Unknown(f"there is no teacher of this name; known: {', '.join(teachers.names())}")
+    reloads: Reloads = request.app.state.reloads
+    try:
+        desk = await reloads.roll_back(name)
+    except SettingError as error:
+        raise Conflict(f"the teacher serves on: {error}") from None
+    await reloads.tell(name, None, desk.teacher.sha256, back=True)
+    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,6 +107,13 @@ def load(source: TeacherSource, name: str, *, batch_size: int, threads: int, tim
     except Exception as error:  # a damaged folder fails in as many ways as there are files in it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingError(f"{folder}: cannot be loaded as a teacher ({type(error).__name__}: {reason})") from None
+
+
+def folder_of(teacher: ServedTeacher) -> Path | None:
+    """Where a teacher was read from; None for one that is no folder."""
+    from teacher.policy import LoadedTeacher
+
+    return teacher.folder if isinstance(teacher, LoadedTeacher) else None
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,7 @@ def publish(found: Evaluation, config: TrainConfig, teacher: Path | None, folder
         teacher_sha256=manifest.get("sha256"),
         seed=config.seed,
         commit=git_commit(),
-        validation=tuple((line["step"], line["right"]) for line in run.lines("validation.jsonl")) if run is not None else (),
-        second=tuple((line["step"], line["second"]) for line in run.lines("validation.jsonl") if "second" in line) if run else (),
-        training=tuple((line["step"], line["right_rate"]) for line in run.lines("metrics.jsonl") if "right_rate" in line) if run else (),
+        **(run.curves() if run is not None else {}),
     )
     title = title or f"{config.task.name}: {found.summary.n} held-out questions"
     print_table(found.summary, title=title)

@@ -197,6 +197,8 @@ class LoadedTeacher:
     task: str
     policy: InstructionPolicy
     manifest: dict[str, Any]
+    folder: Path | None = None
+    """Where it was read from."""
 
     @property
     def max_instruction_tokens(self) -> int:
@@ -287,4 +289,4 @@ def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1) -> Lo
         threads=threads,
         sha256=manifest["sha256"],
     )
-    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest)
+    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest, folder)

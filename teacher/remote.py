@@ -60,4 +60,4 @@ def remote_teacher(folder: Path, model: str, *, base_url: str, **connection: Any
     prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
     client = OpenAICompatibleStudent(model, base_url=base_url, **connection)
     policy = RemotePolicy(client, prompt, max_instruction_tokens=manifest["max_instruction_tokens"], sha256=manifest["sha256"])
-    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest)
+    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest, folder)

@@ -211,6 +211,15 @@ class RunDirectory:
         whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
         return [json.loads(line) for line in whole.split("\n") if line]
 
+    def curves(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """(step, share) points of the learning curve: `training`, `validation`, and `second` where a second judge watches."""
+        validation = self.lines("validation.jsonl")
+        return {
+            "training": tuple((line["step"], line["right_rate"]) for line in self.lines("metrics.jsonl") if "right_rate" in line),
+            "validation": tuple((line["step"], line["right"]) for line in validation),
+            "second": tuple((line["step"], line["second"]) for line in validation if "second" in line),
+        }
+
     def append(self, name: str, *rows: dict[str, Any]) -> None:
         """Append lines to a JSON-lines file. Raises RunError where the disk refuses."""
         try:

@@ -25,6 +25,9 @@ FEW = (
 )
 INSTEAD = {
     "make demo": f'make demo ARGS="{FEW}"',  # whole in tests/test_demo.py
+    ".venv/bin/python examples/ab_app.py http://localhost:8000 student first 200": (
+        ".venv/bin/python examples/ab_app.py http://localhost:8000 student first 20"  # to its verdict in tests/examples
+    ),
     "make test": "make -n test",  # this is one of them
     "make test-slow": "make -n test-slow",
     "make check": "make -n check",

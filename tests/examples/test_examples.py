@@ -63,6 +63,13 @@ def test_openais_library_gets_the_right_answer_with_an_instruction_and_another_w
     assert "39" in instructed and "39" not in raw
 
 
+def test_an_app_in_an_ab_test_comes_to_a_verdict(service: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "ab_app.py"), service, "student", "first", "40"]
+    done = subprocess.run(command, env=clean(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "teacher is better than raw" in done.stdout
+
+
 def test_langchain(service: str, libraries: Path) -> None:
     assert "39" in said(libraries / "python", "langchain_app.py", f"{service}/v1")
 

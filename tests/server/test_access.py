@@ -69,7 +69,7 @@ def every_route() -> list[tuple[str, str]]:
         ("GET", "/openapi.json"),
         ("GET", "/no/such/route"),
         ("POST", "/instruct/"),
-        ("GET", "//livez"),
+        ("GET", "http://testserver//livez"),
         ("GET", "/livez/x"),
     ]
 

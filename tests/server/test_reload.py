@@ -215,4 +215,35 @@ def test_every_replica_follows(runs: Path, tmp_path: Path, monkeypatch: pytest.M
     with replica("a.db") as a, replica("b.db") as b:
         assert reload(a, "second").status_code == 200
         until(lambda: b.get("/readyz").json()["teacher"]["sha256"] == teacher_sha256(folder), "the other replica did not follow")
+        first = a.post("/teachers/default/rollback").json()["sha256"]
+        assert first != teacher_sha256(folder)
+        until(lambda: b.get("/readyz").json()["teacher"]["sha256"] == first, "the other replica did not go back")
     servers.close()  # type: ignore[attr-defined]
+
+
+def test_a_roll_back_puts_the_one_before_in_its_place_and_what_is_gone_is_refused(client: TestClient, runs: Path) -> None:
+    def serves() -> str:
+        return str(client.get("/readyz").json()["teacher"]["sha256"])
+
+    def back() -> Any:
+        return client.post("/teachers/default/rollback")
+
+    assert_error(back(), 409, "conflict", "no other teacher has served")
+    first = serves()
+    for name in ("second", "third"):
+        add_run(runs, name, other_words)
+        assert reload(client, name).status_code == 200
+    third = serves()
+    second = runs / "second" / "teacher"
+    shutil.move(second, runs / "away")
+    assert_error(back(), 409, "conflict", "the teacher serves on")
+    assert serves() == third
+    shutil.copytree(runs / "third" / "teacher", second)  # another one lies there now
+    assert_error(back(), 409, "conflict", "holds another teacher")
+    shutil.rmtree(second)
+    shutil.move(runs / "away", second)
+    assert back().json()["sha256"] == serves() == teacher_sha256(second)
+    assert back().json()["sha256"] == serves() == first
+    assert_error(back(), 409, "conflict", "no other teacher has served")
+    assert_error(client.post("/teachers/other/rollback"), 404, "not_found", "known: default")
+    assert client.post("/teachers/default/rollback", headers={"sec-fetch-site": "cross-site"}).status_code == 403

@@ -1,0 +1,103 @@
+"""Where the console's pages lie, what each asks of a key, and what stands around every answer. Needs no framework: the door reads it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from server.console.wording import sentence
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from server.keys import Scope
+
+FOLDER = Path(__file__).parent.parent
+HOME, BELOW = "/", "/ui/"
+LOGIN = "/ui/login"
+COOKIE = "wst-console"
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser sends `Origin: null` with our own forms
+    "Cache-Control": "no-store",
+}
+"""Of every page. A report that brings its style along has `policy_of` in place of CSP."""
+STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Page:
+    """An entry of the menu."""
+
+    name: str
+    path: str
+    scope: Scope
+
+
+PAGES = (
+    Page("Playground", "/ui/playground", "instruct"),
+    Page("Traffic", "/ui/traffic", "metrics"),
+    Page("Teachers", "/ui/teachers", "admin"),
+    Page("Experiments", "/ui/experiments", "experiments"),
+    Page("Runs", "/ui/runs", "admin"),
+)
+
+
+def is_console(path: str) -> bool:
+    """Whether a path is a page of ours, to which a browser's cookie opens the door."""
+    return path == HOME or path.startswith(BELOW)
+
+
+def is_open(path: str) -> bool:
+    """What is given without a key: the log-in page and what it is made of."""
+    return path in (LOGIN, "/ui/logout") or path.startswith("/ui/static/")
+
+
+def visible(scopes: Sequence[str]) -> list[Page]:
+    """The pages that a key of these scopes may open."""
+    return [page for page in PAGES if page.scope in scopes or "admin" in scopes]
+
+
+def key_in(cookies: Sequence[str]) -> str:
+    """The API key in a browser's Cookie headers; empty = none."""
+    try:
+        found = SimpleCookie("; ".join(cookies)).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found is not None else ""
+
+
+def policy_of(page: str) -> str:
+    """The policy of a report that brings its styles along: they are allowed by their sums, and nothing else is."""
+    sums = [base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in STYLE.findall(page)]
+    styles = " ".join(f"'sha256-{one}'" for one in sums) or "'none'"
+    return f"default-src 'none'; style-src {styles}; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+
+
+@cache
+def environment() -> Environment:
+    """The templates. All text is escaped but what a template marks as ours."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = FOLDER / "templates" / "console"
+    return Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def error_html(status: int, message: str, *, fragment: bool, scopes: Sequence[str] = (), key_id: str = "") -> str:
+    """What went wrong, as a sentence into a page (`fragment`) or as a page of its own."""
+    values: dict[str, Any] = {"message": sentence(message), "kind": "error", "status": status}
+    if not fragment:
+        values |= {"pages": visible(scopes), "current": "", "key_id": key_id}
+    return environment().get_template("message.html" if fragment else "error.html").render(values)
