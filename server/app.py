@@ -58,6 +58,12 @@ def gauges(state: State) -> Iterator[tuple[str, str, float]]:
     yield "wst_draining", "1 from the signal to end on.", float(state.draining)
 
 
+async def _keep(metrics: Metrics) -> None:
+    while True:
+        metrics.keep()
+        await asyncio.sleep(1.0)
+
+
 def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping[str, ServedTeacher] | None = None) -> FastAPI:
     """The service around teachers that are ready to write: the default one, and `others` by name. `settings` must be validated; host, port
     and where teachers come from are not read here."""
@@ -81,6 +87,8 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
         watching.append(await reloads.begin())
+        if settings.workers > 1:
+            watching.append(asyncio.create_task(_keep(metrics)))
         if settings.retention_days is not None:
             watching.append(asyncio.create_task(keep_retention(events, settings.retention_days)))
         yield

@@ -22,7 +22,7 @@ from server.teachers import TeacherSource
 from store import RedisStore, StoreError
 
 REDIS = ("redis://", "rediss://", "unix://")
-FLAGS = ("config", "host", "port", "teacher")
+FLAGS = ("config", "host", "port", "teacher", "workers")
 """Flags with a value: the config file, and settings that are flags as well."""
 
 VARIABLES_OF_OTHERS = ("WST_CONFIG", "WST_CACHE_DIR", "WST_RUNS_DIR", "WST_DATA_DIR", "WST_REQUIRE")
@@ -41,6 +41,9 @@ class ServerSettings(Settings):
     this machine alone, so that no page in a browser reaches it under a name of its own."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 takes any free one, and the ready line names it."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that share the port, each with its own copy of the teacher. One that dies is replaced. Limits are theirs together with
+    `store`, and each one's own without."""
     teacher: str | None = None
     """A run directory or its teacher/ folder. None = the newest run with a complete teacher, else the shipped one."""
     teachers: dict[str, TeacherSource] = Field(default_factory=dict)
