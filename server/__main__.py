@@ -193,6 +193,10 @@ def main(argv: Sequence[str]) -> int:
     elif settings.hosts is None:
         settings = settings.model_copy(update={"hosts": [*LOOPBACK_NAMES, f"[{settings.host}]" if ":" in settings.host else settings.host]})
     check_events(settings)
+    if settings.otel_endpoint is not None:
+        from server.tracing import open_provider
+
+        open_provider(settings.otel_endpoint).shutdown()  # raises where the SDK is missing
     if arguments.check:
         make_students(settings.students)
         teacher = load_all(settings)[DEFAULT]

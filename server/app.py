@@ -30,6 +30,7 @@ from server.shadow import Shadows
 from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, Teachers
+from server.tracing import Tracing, open_provider
 from store import SQLiteStore
 from store.limits import RedisLimiter
 from teacher.run_directory import runs_dir
@@ -80,6 +81,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     events = open_events(settings)
     experiments = Experiments(events, redaction(settings.redact))
     metrics = Metrics(lambda: gauges(app.state))
+    tracing = None if settings.otel_endpoint is None else Tracing(open_provider(settings.otel_endpoint))
     reloads = Reloads(teachers, experiments, cache, settings)
     modes, shadows = Modes(events, experiments), Shadows(events, experiments.redact)
 
@@ -106,13 +108,15 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         if store is not None:
             await store.aclose()
         await events.aclose()
+        if tracing is not None:
+            await tracing.aclose()
 
     app = FastAPI(
         title="WST teacher service",
         description="Writes one instruction per query, so that the model you already use answers better.",
         lifespan=lifespan,
         middleware=[
-            Middleware(RequestIds, metrics=metrics),
+            Middleware(RequestIds, metrics=metrics, tracing=tracing),
             Middleware(Access, keys=keys, limits=limits, hosts=settings.hosts),
             Middleware(
                 RequestBody, limits={"": settings.max_body_bytes, "/v1/": settings.max_proxy_body_bytes}, time_s=settings.body_time_s

@@ -102,10 +102,20 @@ class ServerSettings(Settings):
     drain_delay_s: float = Field(default=1.0, ge=0.0, le=600.0)
     """Seconds after SIGTERM in which /readyz says 503 and requests are taken still, so that who routes them goes elsewhere first. Ctrl-C
     and a second signal do not wait."""
+    otel_endpoint: str | None = None
+    """Where traces go: the OTLP/HTTP address of a collector, e.g. http://collector:4318 (pip install 'wst-teacher[otel]'). They hold no
+    body. None = none are made."""
     log_format: Literal["text", "json"] = "text"
     """json = one object a line, with the request id and what the request was about in fields of their own."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """info logs one line a request (method, path, status, time, request id; never a body); warning leaves these out."""
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _is_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", endpoint):
+            raise ValueError("must be the address of a collector, like http://127.0.0.1:4318")
+        return endpoint
 
     @field_validator("host")
     @classmethod
