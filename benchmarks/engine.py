@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.results_file import save
+from benchmarks.results_file import save, say_load
 from exchange.protocols import InstructionPolicy
 from exchange.records import PublicExample
 from server.engine import TeacherEngine
@@ -188,6 +188,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=20, help="of each length (default 20)")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
+    say_load()
     commit, load_average, folder = git_commit(), os.getloadavg()[0], find_teacher(args.teacher)
     rows = asyncio.run(in_process(load_teacher(folder, batch_size=CONCURRENCY, threads=SHIPPED.teacher_lanes), args.queries))
     if args.vllm:

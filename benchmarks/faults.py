@@ -11,7 +11,7 @@ One worker in a process of its own, a key with limits, the cache, and a real Red
 - *Clients that vanish*, thousands with their requests in flight at a teacher of 30 s, each at work or in a full queue: the share that is
   stopped within a second, and what is left behind.
 
-Writes `benchmarks/results/faults.json`.
+A no-op app asked by the same callers stands beside the times. Writes `benchmarks/results/faults.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.faults_service import BreakableProxy, serve
-from benchmarks.results_file import save
+from benchmarks.results_file import save, say_load
 from benchmarks.service_overhead import free_port, process
 from teacher.run_directory import git_commit
 
@@ -277,8 +277,22 @@ async def _in_flight(caller: Caller, before: dict[str, Any], queued: bool) -> in
     return int(held["queued"] + held["busy"] * (32 if queued else 1))
 
 
+async def control(requests: int) -> dict[str, Any]:
+    """What the same callers wait for a no-op app: one at a time, and ten."""
+    port = free_port()
+    with process([sys.executable, "-m", "benchmarks.service_overhead", "--serve", "control", "--port", str(port)], port):
+        caller = Caller(port)
+        alone = milliseconds([await caller.ask() for _ in range(requests)])
+        together = [ms for _ in range(requests // 10) for ms in milliseconds(await asyncio.gather(*(caller.ask() for _ in range(10))))]
+        await caller.http.aclose()
+    row = {"control": "no-op", "median_ms": round(statistics.median(alone), 2), "slowest_ms": round(max(alone), 1)}
+    print(json.dumps(row := {**row, "slowest_of_ten_ms": round(max(together), 1)}), flush=True)
+    return row
+
+
 async def measure(seconds: float, requests: int, clients: int) -> list[dict[str, Any]]:
     return [
+        await control(requests),
         *await redis_faults(requests),
         *await teacher_faults(requests),
         await overload(seconds),
@@ -296,6 +310,7 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "redis_added_then_ms": max(row["added_then_ms"] for row in redis),
         "teacher_over_the_deadline_ms": max(row["over_the_deadline_ms"] for row in teacher),
         "tries_before_left_alone": max(row["tries_before_left_alone"] for row in teacher),
+        "control_slowest_ms": max(row["slowest_of_ten_ms"] for row in rows if "control" in row),
         "goodput_of_peak": over["goodput_of_peak"],
         "normal_again_s": over["normal_again_s"],
         "vanished_stopped": min(row["stopped"] for row in rows if "vanishing" in row),
@@ -318,6 +333,7 @@ def main() -> int:
         return 0
     if most < 2 * args.clients:
         parser.error(f"{args.clients} clients need {2 * args.clients} open files; this shell allows {most} (ulimit -Hn)")
+    say_load()
     commit, load = git_commit(), os.getloadavg()[0]
     rows = asyncio.run(measure(args.seconds, args.requests, args.clients))
     found = {**headline(rows), "load_average": round(load, 1)}

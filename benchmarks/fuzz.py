@@ -31,7 +31,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks as conformance
 
-from benchmarks.results_file import save
+from benchmarks.results_file import save, say_load
 from exchange.records import Instruction, PublicExample
 from server.settings import ServerSettings
 from server.students import ServedStudent
@@ -291,6 +291,7 @@ def main() -> int:
     parser.add_argument("--first-round", type=int, default=0, help="seed of the first round (default 0)")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
+    say_load()
     commit, began = git_commit(), time.monotonic()
     found = fuzz(args.cases, args.first_round)
     headline = {"cases": found.cases, "server_errors": found.server_errors, "schema_breaks": found.schema_breaks}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from benchmarks.results_file import save
+from benchmarks.results_file import save, say_load
 from benchmarks.service_process import ServiceProcess, compare
 from store import EventLog
 from teacher.run_directory import git_commit
@@ -184,6 +184,7 @@ def main() -> int:
     parser.add_argument("--redis-kills", type=int, default=20, help="SIGKILLs of Redis (default 20)")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
+    say_load()
     commit = git_commit()
     run = asyncio.run(measure(args.events, args.kills, args.redis_kills))
     headline = {name: run[name] for name in ("acknowledged", "lost", "doubled")}

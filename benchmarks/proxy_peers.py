@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults_service import serve, serve_upstream
-from benchmarks.results_file import save
+from benchmarks.results_file import save, say_load
 from benchmarks.service_overhead import cpu_s, free_port, process
 from benchmarks.soak import answer
 from teacher.run_directory import git_commit
@@ -183,6 +183,7 @@ def main() -> int:
     if args.serve or args.upstream:
         (serve if args.serve else serve_upstream)(args.serve or args.upstream)
         return 0
+    say_load()
     commit = git_commit()
     rows = measure(args.seconds, args.venv.absolute())
     if not args.no_save:

@@ -14,6 +14,8 @@ from typing import Any
 from teacher.run_directory import write_json
 
 RESULTS = Path(__file__).parent / "results"
+LOAD = round(os.getloadavg()[0], 2)
+"""The machine's load average over the minute before the benchmark, which has started nothing yet."""
 
 
 def machine() -> dict[str, Any]:
@@ -22,6 +24,12 @@ def machine() -> dict[str, Any]:
 
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+
+
+def say_load() -> None:
+    """One line where the machine is busy with other things; for a benchmark that times something."""
+    if LOAD > 1:
+        print(f"the load average is {LOAD:.1f}: do not believe what this finds of times; the results name it", file=sys.stderr, flush=True)
 
 
 def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
@@ -56,4 +64,5 @@ def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]], com
     """Write the results file anew. `commit` is taken before the first result changes the tree."""
     RESULTS.mkdir(exist_ok=True)
     command = "python -m " + " ".join(["benchmarks." + name, *sys.argv[1:]])
-    write_json(RESULTS / f"{name}.json", {"headline": headline, "commit": commit, "machine": machine(), "command": command, "runs": runs})
+    about = {"commit": commit, "machine": machine(), "load_average_before": LOAD, "command": command}
+    write_json(RESULTS / f"{name}.json", {"headline": headline, **about, "runs": runs})

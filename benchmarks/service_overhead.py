@@ -1,7 +1,8 @@
 """`python -m benchmarks.service_overhead [--seconds 10]`: what the service itself costs, with a teacher that costs nothing.
 
-The full stack (key, limits and cache in a real Redis, guard, composer) in one worker, and beside it a no-op app of the same framework under
-the same load from the same generator. Requests are sent on a fixed schedule whether or not earlier ones were answered, and a latency counts
+The full stack (key, limits and cache in a real Redis, guard, composer, metrics; every request's exposure in an experiment's log, on the
+disk and in Redis) in one worker, and beside it a no-op app of the same framework under the same load from the same generator; `--plain`
+leaves the experiment out. Requests are sent on a fixed schedule whether or not earlier ones were answered, and a latency counts
 from the moment at which its request was due, so a stall is not hidden by the requests that it held back. Half of the queries are new, half
 come from the cache. The two servers take turns, and the load average stands beside the
 figures: on a busy machine `cpu_ms_per_request` is the one that holds.
@@ -20,18 +21,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import save
+from benchmarks.results_file import save, say_load
 from exchange.records import Instruction, PublicExample
 from teacher.run_directory import git_commit
 
 NAME = "service_overhead"
 CONNECTIONS = 64
 RATE = 500
+EXPERIMENT = {
+    "id": "bench",
+    "arms": [{"name": "raw", "raw": True, "weight": 0.05}, {"name": "taught", "teacher": "0" * 64, "weight": 0.95}],
+    "control": "raw",
+    "metric": "success",
+}
 ROUNDS = 3
 
 
@@ -63,8 +71,10 @@ def serve(kind: str, port: int) -> None:
         from server.app import create_app
         from server.settings import ServerSettings
 
-        app = create_app(ServerSettings(keys=os.environ["KEYS"], store=os.environ["REDIS"], host="127.0.0.1"), InstantTeacher())
-    uvicorn.run(app, port=port, log_config=None, access_log=False)
+        given = os.environ
+        settings = ServerSettings(keys=given["KEYS"], store=given["REDIS"], event_log=given["EVENTS"], host="127.0.0.1")
+        app = create_app(settings, InstantTeacher())
+    uvicorn.run(app, port=port, log_config=None, access_log=False, server_header=False, proxy_headers=False)
 
 
 @contextmanager
@@ -87,8 +97,8 @@ def process(command: list[str], port: int, **environment: str) -> Iterator[int]:
 class Load:
     """Keep-alive connections to one server."""
 
-    def __init__(self, port: int, key: str) -> None:
-        self.port, self.key = port, key
+    def __init__(self, port: int, key: str, *, experiment: bool = False) -> None:
+        self.port, self.key, self.experiment = port, key, experiment
         self.idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         self.errors = 0
         self.asked = 0
@@ -100,7 +110,7 @@ class Load:
     async def ask(self) -> None:
         self.asked += 1
         query = f"What is {self.asked} + {time.monotonic_ns()}?" if self.asked % 2 else f"What is {self.asked % 100} + 1?"
-        body = json.dumps({"query": query})
+        body = json.dumps({"query": query, **({"unit": f"u{self.asked}", "experiment": EXPERIMENT["id"]} if self.experiment else {})})
         connection = await self.idle.get()
         reader, writer = connection
         writer.write(
@@ -109,7 +119,8 @@ class Load:
         )
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        await reader.readexactly(length)
+        reply = await reader.readexactly(length)
+        self.errors += self.experiment and b'"experiment":null' in reply  # not on the disk in time
         self.errors += not head.startswith(b"HTTP/1.1 200")
         self.errors += b"wst-degraded" in head.lower()
         self.idle.put_nowait(connection)
@@ -152,8 +163,15 @@ def cpu_s(pid: int) -> float:
     return float(used.user + used.system)
 
 
-async def measure(port: int, key: str, seconds: float, pid: int) -> dict[str, Any]:
-    load = Load(port, key)
+def store_left_alone(port: int, key: str) -> float:
+    """Whether the service does without its Redis at the moment: then what was measured is not the whole stack."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {key}"})
+    text = urllib.request.urlopen(asked, timeout=30).read().decode()
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith("wst_store_left_alone ")))
+
+
+async def measure(port: int, key: str, seconds: float, pid: int, *, experiment: bool) -> dict[str, Any]:
+    load = Load(port, key, experiment=experiment)
     await load.open()
     await load.as_fast_as_it_goes(1.0)  # warm
     latencies = await load.on_schedule(RATE, seconds)
@@ -187,6 +205,7 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "rps_on_an_own_core": round(1000 / median("service", "cpu_ms_per_request")),
         "added_p50_ms": round(median("service", "p50_ms") - median("control", "p50_ms"), 2),
         "throughput_ratio": round(median("service", "max_rps") / median("control", "max_rps"), 3),
+        "store_left_alone": sum(run.get("store_left_alone", 0.0) for run in runs),
         "load_average": [round(min(run["load"] for run in runs), 1), round(max(run["load"] for run in runs), 1)],
     }
 
@@ -194,35 +213,50 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service_overhead", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of both servers by turns (default {ROUNDS})")
+    parser.add_argument("--plain", action="store_true", help="without the experiment")
+    parser.add_argument("--no-save", action="store_true", help="print only")
     parser.add_argument("--serve", choices=["service", "control"], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         serve(args.serve, args.port)
         return 0
+    say_load()
     commit, runs = git_commit(), []
     program = shutil.which("redis-server")
     if program is None:
         parser.error("redis-server is needed: the point is the whole stack")
     with tempfile.TemporaryDirectory() as folder:
         keys, redis = str(Path(folder) / "keys.json"), free_port()
-        limits = ["--requests-per-minute", "10000000", "--concurrency", "1000"]
+        limits = ["--requests-per-minute", "10000000", "--concurrency", "1000", "--scopes", "admin"]
         made = [sys.executable, "-m", "server.keys", "--keys", keys, "create", "--tenant", "bench", *limits]
         key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
-        ports = {"service": free_port(), "control": free_port()}
+        ports, url = {"service": free_port(), "control": free_port()}, f"redis://127.0.0.1:{redis}/0"
         start = {kind: [sys.executable, "-m", "benchmarks.service_overhead", "--serve", kind, "--port", str(ports[kind])] for kind in ports}
         with (
             process([program, "--port", str(redis), "--save", "", "--bind", "127.0.0.1"], redis),
-            process(start["service"], ports["service"], KEYS=keys, REDIS=f"redis://127.0.0.1:{redis}/0") as service,
+            process(start["service"], ports["service"], KEYS=keys, REDIS=url, EVENTS=f"{folder}/events.db") as service,
             process(start["control"], ports["control"]) as control,
         ):
-            for _ in range(ROUNDS):
-                for kind, port in ports.items():
-                    runs.append(
-                        {"server": kind, **asyncio.run(measure(port, key, args.seconds, {"service": service, "control": control}[kind]))}
-                    )
+            if not args.plain:
+                made_one = urllib.request.Request(
+                    f"http://127.0.0.1:{ports['service']}/experiments",
+                    json.dumps(EXPERIMENT).encode(),
+                    {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+                )
+                urllib.request.urlopen(made_one, timeout=30).close()
+            for _ in range(args.rounds):
+                for kind, pid in (("service", service), ("control", control)):
+                    ours = kind == "service"
+                    found = asyncio.run(measure(ports[kind], key, args.seconds, pid, experiment=ours and not args.plain))
+                    runs.append({"server": kind, **found})
+                    if ours:
+                        runs[-1]["store_left_alone"] = store_left_alone(ports[kind], key)
                     print(json.dumps(runs[-1]), flush=True)
-    save(NAME, headline=headline(runs), runs=runs, commit=commit)
+    if not args.no_save:
+        save(NAME, headline={**headline(runs), "experiment": not args.plain}, runs=runs, commit=commit)
+    print(json.dumps({"headline": headline(runs)}, indent=1))
     return 0
 
 

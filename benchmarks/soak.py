@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.faults import new_key
 from benchmarks.faults_service import serve, serve_upstream
-from benchmarks.results_file import load_runs, save
+from benchmarks.results_file import load_runs, save, say_load
 from benchmarks.service_overhead import free_port, process
 from teacher.run_directory import git_commit
 
@@ -188,6 +188,7 @@ def main() -> int:
     if args.serve or args.upstream:
         (serve if args.serve else serve_upstream)(args.serve or args.upstream)
         return 0
+    say_load()
     commit, runs = git_commit(), load_runs(NAME) if args.resume else []
     missing = args.requests - sum(one["requests"] for one in runs)
     if missing <= 0:

@@ -57,6 +57,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.proxy_peers [--seconds S] [--venv DIR] [--no-save]` | our proxy beside LiteLLM's, which gets an environment of its own; writes `benchmarks/results/proxy_peers.json` |
 | `python -m benchmarks.soak [--requests N] [--minutes M] [--resume] [--no-save]` | memory, descriptors and tasks over a million requests; writes `benchmarks/results/soak.json` |
 | `python -m benchmarks.nothing_lost [--events N] [--kills K] [--redis-kills R] [--no-save]` | acknowledged events through kills of server and Redis; writes `benchmarks/results/nothing_lost.json` |
+| `python -m benchmarks.restarts [--restarts N] [--reloads N] [--resume] [--no-save]` | rolling restarts and hot reloads under load; writes `benchmarks/results/restarts.json` |
 | `python -m benchmarks.sequential [--only PART]` | simulations of the A/B statistics; writes `benchmarks/results/sequential.json` |
 | `python -m server [--config FILE] [--host] [--port] [--teacher] [--check]` | serves `/instruct` and the proxy; `--check` validates settings and teacher and ends |
 | `python -m server.keys [--keys FILE] create --tenant T \\| list \\| rotate ID \\| revoke ID` | the server's API keys: `create` and `rotate` print a key once; a running server takes changes within a second |
@@ -68,7 +69,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.strong_instructor` | a student-sized teacher that states answers: untrained, and after RL with the leakage gate and without it; writes `benchmarks/results/strong_instructor.json` |
 | `python -m benchmarks.real_shape [--shape S] [--batch N] [--group N]` | tokens a second, memory and parts of a training step at the shape of a real teacher, random weights; writes `benchmarks/results/real_shape.json` |
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
-| `python -m benchmarks.service_overhead [--seconds S]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
+| `python -m benchmarks.service_overhead [--seconds S] [--rounds N] [--plain] [--no-save]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.w2sr [--only PART] [--seeds S ...] [--folder DIR]` | what W2SR's student learns from, on the lab's reasoning world: variants, structure against accuracy, weak reasoners of several sizes; writes `benchmarks/results/w2sr.json` |
 | `python -m benchmarks.gsm8k_chains --out DIR [--writer NAME]` | four models' labelled GSM8K solutions as a recording for `weak.replay`, the questions split in two |
 | `python -m benchmarks.alignment [--seeds N ...]` | the alignment world by both judges, with and without a charge for harm; writes `benchmarks/results/alignment.json` and its table in results.md |

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
@@ -30,6 +30,10 @@ from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, TeacherSource, check_speed
 from server.teachers import load as load_teacher
 from student_clients.errors import StudentError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -54,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="loopback address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="TCP port, 0 for any free one (default 8000)")
     parser.add_argument("--teacher", metavar="FOLDER", help="run directory or teacher folder (default: newest run, else shipped)")
+    parser.add_argument("--workers", metavar="N", help="processes that share the port, each with its own copy of the teacher (default 1)")
     parser.add_argument("--check", action="store_true", help="validate settings and teacher, then leave")
     return parser
 
@@ -119,12 +124,32 @@ def check_events(settings: ServerSettings) -> None:
         raise SettingError(f"WST_EVENT_LOG={settings.event_log!r}: {error}") from None
 
 
+def quiet_broken_off() -> None:
+    """Nothing to trace: the student broke off, and our own log has said so."""
+    from server.errors import BrokenOffError
+
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], BrokenOffError)))
+
+
+def web_config(settings: ServerSettings, app: FastAPI | str) -> uvicorn.Config:
+    """How uvicorn serves an app of ours."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        log_config=None,  # ours stands; uvicorn's access log would print the query string
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here trusts a caller's address
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+
+
 def serve(settings: ServerSettings, teachers: dict[str, ServedTeacher], listener: socket.socket) -> None:
     """Run until SIGTERM or Ctrl-C; running requests get `shutdown_grace_s` to finish."""
     import uvicorn
 
     from server.app import create_app
-    from server.errors import BrokenOffError
 
     teacher = teachers[DEFAULT]
     ready = f"serving teacher {teacher.id} (sha256 {teacher.sha256[:12]}…) on {url(settings.host, listener.getsockname()[1])}"
@@ -149,18 +174,9 @@ def serve(settings: ServerSettings, teachers: dict[str, ServedTeacher], listener
             app.state.draining = True
             super().handle_exit(sig, frame)
 
-    config = uvicorn.Config(
-        app,
-        log_config=None,  # ours stands; uvicorn's access log would print the query string
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # nothing here trusts a caller's address
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
-    # Nothing to trace: the student broke off, and our own log has said so.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], BrokenOffError)))
+    quiet_broken_off()
     try:
-        Server(config).run(sockets=[listener])
+        Server(web_config(settings, app)).run(sockets=[listener])
     except OSError as error:  # another process took the port between bind and listen
         raise RunError(f"cannot listen on {url(settings.host, settings.port)} ({error.strerror}); choose another --port") from None
 
@@ -177,6 +193,10 @@ def main(argv: Sequence[str]) -> int:
     elif settings.hosts is None:
         settings = settings.model_copy(update={"hosts": [*LOOPBACK_NAMES, f"[{settings.host}]" if ":" in settings.host else settings.host]})
     check_events(settings)
+    if settings.otel_endpoint is not None:
+        from server.tracing import open_provider
+
+        open_provider(settings.otel_endpoint).shutdown()  # raises where the SDK is missing
     if arguments.check:
         make_students(settings.students)
         teacher = load_all(settings)[DEFAULT]
@@ -184,7 +204,13 @@ def main(argv: Sequence[str]) -> int:
         return 0
     set_up(level=settings.log_level, as_json=settings.log_format == "json")
     with bind(settings) as listener:
-        serve(settings, load_all(settings), listener)
+        if settings.workers == 1:
+            serve(settings, load_all(settings), listener)
+            return 0
+        from server.workers import serve_workers
+
+        ready = f"serving with {settings.workers} workers on {url(settings.host, listener.getsockname()[1])}"
+        serve_workers(settings, web_config(settings, "server.workers"), listener, ready)
     return 0
 
 

@@ -32,6 +32,7 @@ from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, Teachers
 from server.traffic import Traffic
+from server.tracing import Tracing, open_provider
 from store import SQLiteStore
 from store.limits import RedisLimiter
 from teacher.run_directory import runs_dir
@@ -60,6 +61,12 @@ def gauges(state: State) -> Iterator[tuple[str, str, float]]:
     yield "wst_draining", "1 from the signal to end on.", float(state.draining)
 
 
+async def _keep(metrics: Metrics) -> None:
+    while True:
+        metrics.keep()
+        await asyncio.sleep(1.0)
+
+
 def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping[str, ServedTeacher] | None = None) -> FastAPI:
     """The service around teachers that are ready to write: the default one, and `others` by name. `settings` must be validated; host, port
     and where teachers come from are not read here."""
@@ -76,6 +83,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     events = open_events(settings)
     experiments = Experiments(events, redaction(settings.redact))
     metrics = Metrics(lambda: gauges(app.state))
+    tracing = None if settings.otel_endpoint is None else Tracing(open_provider(settings.otel_endpoint))
     reloads = Reloads(teachers, experiments, cache, settings)
     traffic = Traffic(metrics.registry)
     modes, shadows = Modes(events, experiments), Shadows(events, experiments.redact)
@@ -84,6 +92,8 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
         watching += [await reloads.begin(), asyncio.create_task(traffic.keep_looking())]
+        if settings.workers > 1:
+            watching.append(asyncio.create_task(_keep(metrics)))
         if settings.retention_days is not None:
             watching.append(asyncio.create_task(keep_retention(events, settings.retention_days)))
         yield
@@ -101,13 +111,15 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         if store is not None:
             await store.aclose()
         await events.aclose()
+        if tracing is not None:
+            await tracing.aclose()
 
     app = FastAPI(
         title="WST teacher service",
         description="Writes one instruction per query, so that the model you already use answers better.",
         lifespan=lifespan,
         middleware=[
-            Middleware(RequestIds, metrics=metrics),
+            Middleware(RequestIds, metrics=metrics, tracing=tracing),
             Middleware(Access, keys=keys, limits=limits, hosts=settings.hosts),
             Middleware(
                 RequestBody, limits={"": settings.max_body_bytes, "/v1/": settings.max_proxy_body_bytes}, time_s=settings.body_time_s

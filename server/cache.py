@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from exchange.records import Instruction, PublicExample
 from server.breaker import Breaker
+from server.tracing import span
 from store import Store, StoreError
 
 log = logging.getLogger("wst.server")
@@ -95,8 +96,9 @@ class InstructionCache:
         if self.store is None or not self.breaker.allows():
             return None
         try:
-            async with asyncio.timeout(self.timeout_s):  # the wait for a free connection too
-                entry = await self.store.get(key)
+            with span("store cache"):
+                async with asyncio.timeout(self.timeout_s):  # the wait for a free connection too
+                    entry = await self.store.get(key)
         except (StoreError, TimeoutError) as error:
             self._failed(error)
             return None

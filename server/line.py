@@ -11,6 +11,7 @@ from exchange.records import Instruction, Message, PublicExample
 from server.cache import cache_key
 from server.engine import Answer
 from server.teachers import Desk
+from server.tracing import span
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ def passed_through(example: PublicExample, degraded: str) -> Instructed:
 async def ask(example: PublicExample, desk: Desk, *, tenant: str, deadline_s: float | None) -> Answer:
     """The teacher's own words, or those it wrote before for an equal query of the tenant."""
     if not desk.cached:
-        return await desk.engine.ask(example, deadline_s=deadline_s)
+        with span("teacher"):
+            return await desk.engine.ask(example, deadline_s=deadline_s)
     key = cache_key(example, desk.teacher.sha256, tenant=tenant)
     began = perf_counter()
     if (known := await desk.cache.get(key)) is not None:
         source = "cache" if known.source == "teacher" else known.source
         return Answer(known.model_copy(update={"source": source}), queue_s=perf_counter() - began)
-    answer = await desk.engine.ask(example, key=key, deadline_s=deadline_s)
+    with span("teacher"):
+        answer = await desk.engine.ask(example, key=key, deadline_s=deadline_s)
     if answer.instruction is not None and answer.instruction.source != "passthrough":
         desk.cache.put(key, answer.instruction)
     return answer

@@ -4,15 +4,17 @@ The figure that matters is the overhead: the whole of a request less the teacher
 reasons and students come from the code and the config, and of experiments' arms the first `MOST_ARMS` are told apart. No label holds
 anything of a caller's, and no user, key or query.
 
-All figures are this process's: each worker and replica is scraped by itself.
+The figures of one server's workers are added up, whichever answers; each replica is scraped by itself.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 MOST_ARMS = 200
@@ -57,6 +59,7 @@ class Metrics:
         self._arms = Counter("wst_arm_requests_total", "Exposures.", ["tenant", "experiment", "arm"], registry=into)
         self._tokens = Counter("wst_student_tokens_total", "Tokens by kind: prompt, completion.", ["student", "kind"], registry=into)
         self._known_arms: set[tuple[str, str, str]] = set()
+        self._shared = _Shared(gauges) if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else None
         self.registry.register(_Now(gauges))
 
     def request(self, path: str, status: int, seconds: float, apart_s: float | None) -> None:
@@ -86,8 +89,43 @@ class Metrics:
         self._tokens.labels(student, "completion").inc(completion_tokens)
 
     def text(self) -> bytes:
-        """Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Prometheus's text format: this process's figures, or those of all workers."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        self._shared.write()
+        workers = CollectorRegistry()
+        MultiProcessCollector(workers)  # type: ignore[no-untyped-call]
+        return generate_latest(workers)
+
+    def keep(self) -> None:
+        """Have the other workers see what is looked up here; to be called every second."""
+        if self._shared is not None:
+            self._shared.write()
+
+
+class _Shared:
+    """What is looked up, written where the workers' figures are added up: gauges of the living, counters of the dead too."""
+
+    def __init__(self, gauges: Gauges) -> None:
+        self._gauges = gauges
+        self._registry = CollectorRegistry()
+        self._made: dict[str, Gauge | Counter] = {}
+        self._counted: dict[str, float] = {}
+
+    def write(self) -> None:
+        for name, meaning, value in self._gauges():
+            made = self._made.get(name)
+            if made is None:
+                made = self._made[name] = (
+                    Counter(name, meaning, registry=self._registry)
+                    if name.endswith("_total")
+                    else Gauge(name, meaning, registry=self._registry, multiprocess_mode="livesum")
+                )
+            if isinstance(made, Counter):
+                made.inc(value - self._counted.get(name, 0.0))
+                self._counted[name] = value
+            else:
+                made.set(value)
 
 
 class _Now(Collector):

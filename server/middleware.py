@@ -19,7 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BrokenOffError, error_response
-from server.metrics import Metrics
+from server.metrics import Metrics, route_of
+from server.tracing import Tracing, trace_id
 
 log = logging.getLogger("wst.server")
 
@@ -32,12 +33,19 @@ DRAIN_S = 1.0
 class RequestIds:
     """Outermost. Takes or makes the request id, echoes it as `X-Request-Id`, logs one line, and turns any escaped exception into a 500."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self.app, self.metrics, self.tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if self.tracing is None:
+            return await self._identified(scope, receive, send)
+        about = scope.setdefault("state", {})["traced"] = {"http.request.method": scope["method"], "http.route": route_of(scope["path"])}
+        with self.tracing.request(f"{scope['method']} {about['http.route']}", Headers(scope=scope), about):
+            await self._identified(scope, receive, send)
+
+    async def _identified(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         given = Headers(scope=scope).getlist("x-request-id")
         request_id = given[0] if len(given) == 1 and REQUEST_ID.fullmatch(given[0]) else f"req-{uuid.uuid4().hex}"
@@ -69,6 +77,9 @@ class RequestIds:
         state = scope["state"]
         apart_s = state.get("apart_s")
         self.metrics.request(scope["path"], status, seconds, apart_s)
+        if (traced := state.get("traced")) is not None:
+            served = {f"wst.{name}": value for name, value in state.get("about", {}).items()}
+            traced.update({"http.response.status_code": status, "wst.request_id": request_id, **served})
         if not log.isEnabledFor(logging.INFO):
             return
         path = quote(scope["path"][:200])  # the caller's text: no line breaks or control characters in the log
@@ -78,6 +89,8 @@ class RequestIds:
         if "caller" in state and state["caller"].id:
             about["key"] = state["caller"].id
         about |= state.get("about", {})
+        if (trace := trace_id()) is not None:
+            about["trace_id"] = trace
         log.info("%s %s %s %d %.1f ms", request_id, scope["method"], path, status, about["ms"], extra={"about": about})
 
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+from opentelemetry.trace import SpanKind
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from exchange.records import Source
 from server.errors import BrokenOffError, error_response
+from server.tracing import onward, span
 from student_clients import errors
 from student_clients.budget import UNBILLED
 from student_clients.errors import StudentError
@@ -99,7 +101,13 @@ class PassedOn(Response):
             self.settle(scope["state"].get("usage") if failure is None else Usage() if isinstance(failure, UNBILLED) else None)
 
     async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
-        forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=self.onward)
+        with span("student", kind=SpanKind.CLIENT, student=self.name):
+            await self._forward(prepared, sent, scope)
+        await sent.end()
+
+    async def _forward(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
+        headers = onward(dict(self.onward))
+        forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=headers)
         async with forwarding as reply, _counted(reply, scope, len(prepared.content)):
             headers = {**_renamed(reply.headers), **self._own_headers()}
             if self.fields.get("stream"):
@@ -113,7 +121,6 @@ class PassedOn(Response):
                 content = b"".join([piece async for piece in reply.chunks()])
                 await sent.start(reply.status, {**headers, "content-length": str(len(content))})
                 await sent.piece(content)
-        await sent.end()
 
     def _own_headers(self) -> dict[str, str]:
         prepared = self.prepared

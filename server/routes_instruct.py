@@ -6,9 +6,8 @@ import asyncio
 import re
 from dataclasses import replace
 from time import perf_counter
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from exchange.records import PublicExample
@@ -28,11 +27,6 @@ from student_clients.token_bounds import BYTES_A_TOKEN
 router = APIRouter(responses={status: {"model": ErrorReply} for status in (400, 413, 422)})
 
 
-def _settings(request: Request) -> ServerSettings:
-    settings: ServerSettings = request.app.state.settings
-    return settings
-
-
 def desk_of(request: Request, name: str | None) -> Desk:
     """The teacher that a caller names, None = the default one. Raises InvalidField."""
     teachers: Teachers = request.app.state.teachers
@@ -50,10 +44,6 @@ def deadline_of(request: Request) -> float | None:
     if not re.fullmatch(r"[1-9][0-9]{0,6}", text):
         raise InvalidField("WST-Timeout-Ms", "must be a whole number of milliseconds, 1 to 9999999")
     return int(text) / 1000
-
-
-def _desk(request: Request) -> Desk:
-    return desk_of(request, request.headers.get("wst-teacher"))
 
 
 def caller_of(request: Request) -> Caller:
@@ -92,57 +82,42 @@ async def _spent(request: Request) -> str | None:
     return None if held is None else held.refused
 
 
-SpentOf = Annotated[str | None, Depends(_spent)]
-CallerOf = Annotated[Caller, Depends(caller_of)]
-SettingsOf = Annotated[ServerSettings, Depends(_settings)]
-DeskOf = Annotated[Desk, Depends(_desk)]
-DeadlineOf = Annotated[float | None, Depends(deadline_of)]
+# What a request needs beside its body is looked up in the handlers: FastAPI runs a dependency that is no coroutine in a thread, and four
+# of those were a third of a request's cost. Replies are written once, from records that were checked when they were made.
 
 
-@router.post("/instruct")
-async def post_instruct(
-    body: InstructRequest,
-    request: Request,
-    response: Response,
-    settings: SettingsOf,
-    desk: DeskOf,
-    deadline_s: DeadlineOf,
-    caller: CallerOf,
-    spent: SpentOf,
-) -> InstructReply:
+@router.post("/instruct", response_model=InstructReply)
+async def post_instruct(body: InstructRequest, request: Request) -> Response:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
-    _check(body, request, settings)
-    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, spent)
+    caller, desk, deadline_s = caller_of(request), desk_of(request, request.headers.get("wst-teacher")), deadline_of(request)
+    _check(body, request)
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, await _spent(request))
     refuse_failure(caller, reply.degraded)
-    if reply.degraded is not None:
-        response.headers["WST-Degraded"] = reply.degraded
-    return reply
+    return _written(reply, reply.degraded)
 
 
-@router.post("/instruct/batch")
-async def post_instruct_batch(
-    body: InstructBatchRequest,
-    request: Request,
-    response: Response,
-    settings: SettingsOf,
-    desk: DeskOf,
-    deadline_s: DeadlineOf,
-    caller: CallerOf,
-    spent: SpentOf,
-) -> InstructBatchReply:
+@router.post("/instruct/batch", response_model=InstructBatchReply)
+async def post_instruct_batch(body: InstructBatchRequest, request: Request) -> Response:
     """Write instructions for several queries. One invalid item refuses the request, before any is served; one that fails degrades only
     itself, and is an error in its place for a key that wants errors."""
-    if len(body.items) > settings.max_batch_items:
-        raise InvalidField("items", f"at most {settings.max_batch_items} items are taken at once")
+    caller, desk, deadline_s = caller_of(request), desk_of(request, request.headers.get("wst-teacher")), deadline_of(request)
+    most = request.app.state.settings.max_batch_items
+    if len(body.items) > most:
+        raise InvalidField("items", f"at most {most} items are taken at once")
     for index, item in enumerate(body.items):
-        _check(item, request, settings, f"items.{index}.")
-    request_id = request.state.request_id
+        _check(item, request, f"items.{index}.")
+    request_id, spent = request.state.request_id, await _spent(request)
     serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, spent) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     request.scope["state"]["apart_s"] = None  # its items waited for the teacher together
-    if reasons := sorted({reply.degraded for reply in replies if reply.degraded is not None}):
-        response.headers["WST-Degraded"] = ", ".join(reasons)
-    return InstructBatchReply(items=tuple(_or_error(caller, reply) for reply in replies), request_id=request_id)
+    reasons = sorted({reply.degraded for reply in replies if reply.degraded is not None})
+    reply = InstructBatchReply(items=tuple(_or_error(caller, reply) for reply in replies), request_id=request_id)
+    return _written(reply, ", ".join(reasons) or None)
+
+
+def _written(reply: InstructReply | InstructBatchReply, degraded: str | None) -> Response:
+    headers = None if degraded is None else {"WST-Degraded": degraded}
+    return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
 
 
 def _or_error(caller: Caller, reply: InstructReply) -> InstructReply | ErrorReply:
@@ -154,8 +129,9 @@ def _or_error(caller: Caller, reply: InstructReply) -> InstructReply | ErrorRepl
     return reply
 
 
-def _check(body: InstructRequest, request: Request, settings: ServerSettings, at: str = "") -> None:
+def _check(body: InstructRequest, request: Request, at: str = "") -> None:
     """What can be told of a request before anything is done for it. `at`: where it stands in a batch."""
+    settings: ServerSettings = request.app.state.settings
     if not body.query.strip():
         raise InvalidField(f"{at}query", "must not be blank")
     if len(body.query) > settings.max_query_chars:

@@ -45,7 +45,7 @@ class ModesReply(Record):
     modes: tuple[ModeReply, ...]
 
 
-def _modes(request: Request) -> Modes:
+async def _modes(request: Request) -> Modes:
     modes: Modes = request.app.state.modes
     return modes
 
@@ -53,7 +53,7 @@ def _modes(request: Request) -> Modes:
 ModesOf = Annotated[Modes, Depends(_modes)]
 
 
-def _key(key: str, request: Request, tenant: TenantOf) -> str:
+async def _key(key: str, request: Request, tenant: TenantOf) -> str:
     """The key's id. Raises Unknown for one that does not exist or is another tenant's."""
     keys: KeyRing | None = request.app.state.keys
     if keys is None:

@@ -31,7 +31,7 @@ class TeachersReply(Record):
     teachers: dict[str, TeacherName]
 
 
-def _teachers(request: Request) -> Teachers:
+async def _teachers(request: Request) -> Teachers:
     teachers: Teachers = request.app.state.teachers
     return teachers
 

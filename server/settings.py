@@ -22,7 +22,7 @@ from server.teachers import TeacherSource
 from store import RedisStore, StoreError
 
 REDIS = ("redis://", "rediss://", "unix://")
-FLAGS = ("config", "host", "port", "teacher")
+FLAGS = ("config", "host", "port", "teacher", "workers")
 """Flags with a value: the config file, and settings that are flags as well."""
 
 VARIABLES_OF_OTHERS = ("WST_CONFIG", "WST_CACHE_DIR", "WST_RUNS_DIR", "WST_DATA_DIR", "WST_REQUIRE")
@@ -41,6 +41,9 @@ class ServerSettings(Settings):
     this machine alone, so that no page in a browser reaches it under a name of its own."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 takes any free one, and the ready line names it."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that share the port, each with its own copy of the teacher. One that dies is replaced. Limits are theirs together with
+    `store`, and each one's own without."""
     teacher: str | None = None
     """A run directory or its teacher/ folder. None = the newest run with a complete teacher, else the shipped one."""
     teachers: dict[str, TeacherSource] = Field(default_factory=dict)
@@ -99,10 +102,20 @@ class ServerSettings(Settings):
     drain_delay_s: float = Field(default=1.0, ge=0.0, le=600.0)
     """Seconds after SIGTERM in which /readyz says 503 and requests are taken still, so that who routes them goes elsewhere first. Ctrl-C
     and a second signal do not wait."""
+    otel_endpoint: str | None = None
+    """Where traces go: the OTLP/HTTP address of a collector, e.g. http://collector:4318 (pip install 'wst-teacher[otel]'). They hold no
+    body. None = none are made."""
     log_format: Literal["text", "json"] = "text"
     """json = one object a line, with the request id and what the request was about in fields of their own."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """info logs one line a request (method, path, status, time, request id; never a body); warning leaves these out."""
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _is_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", endpoint):
+            raise ValueError("must be the address of a collector, like http://127.0.0.1:4318")
+        return endpoint
 
     @field_validator("host")
     @classmethod

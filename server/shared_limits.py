@@ -8,6 +8,7 @@ from functools import partial
 
 from server.breaker import Breaker
 from server.owed import Owed
+from server.tracing import span
 from store.limits import LEASE_S, Limiter, MemoryLimiter, Quota, Verdict
 from store.protocol import StoreError
 
@@ -28,8 +29,9 @@ class SharedLimits:
     async def take(self, caller: str, quota: Quota, lease: str, tokens: int) -> Verdict:
         if self.shared is not None and self.breaker.allows():
             try:
-                async with asyncio.timeout(self.timeout_s):  # the wait for a free connection too
-                    verdict = await self.shared.take(caller, quota, lease, tokens=tokens)
+                with span("store limits"):
+                    async with asyncio.timeout(self.timeout_s):  # the wait for a free connection too
+                        verdict = await self.shared.take(caller, quota, lease, tokens=tokens)
                 self.breaker.succeeded()
                 return verdict
             except (StoreError, TimeoutError):

@@ -21,6 +21,7 @@ from server.engine import Answer
 from server.errors import InvalidField
 from server.experiments import Experiments, Running
 from server.line import Instructed, passed_through
+from server.tracing import span
 from server.wire import Assignment as ArmOf
 from server.wire import TeacherName
 from store import StoreError
@@ -132,8 +133,9 @@ async def _logged(
     """With the exposure on the disk; a log that fails costs the analysis a request, and the caller nothing."""
     assert assignment.arm is not None
     try:
-        async with asyncio.timeout(LOG_S):
-            known_as = await experiments.expose(running, unit, assignment, treated.request_id, content)
+        with span("store events"):
+            async with asyncio.timeout(LOG_S):
+                known_as = await experiments.expose(running, unit, assignment, treated.request_id, content)
     except Exception as error:
         log.error("an exposure of experiment %s was not logged: %s", running.definition.id, str(error) or type(error).__name__)
         return treated

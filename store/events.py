@@ -59,6 +59,8 @@ class EventLog:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._redis_error: StoreError | None = None
         self._exchanging = asyncio.Lock()
+        self._own_places: set[str] = set()
+        """Where in the stream stands what this process sent and has not fetched yet: the file has it, so it need not be taken over."""
 
     @property
     def shared(self) -> bool:
@@ -233,7 +235,9 @@ class EventLog:
         earlier: dict[str, Event] = {}
         for at in range(0, len(events), PAGE):
             replies = await self._stream.push([(event.id, event.packed(), event.kind == ERASED) for event in events[at : at + PAGE]])
-            found = (Event.unpacked(reply) for reply in replies if reply is not None)
+            if self._syncer is not None:  # which fetches, and so forgets them
+                self._own_places.update(place for place, _ in replies if place is not None)
+            found = (Event.unpacked(reply) for _, reply in replies if reply is not None)
             earlier |= {event.id: event for event in found}
         self._answered()
         return earlier
@@ -249,10 +253,13 @@ class EventLog:
         self._answered()
         if lost:
             log.warning("%s has lost events; sending it all that this replica has", self._stream.url)
+            self._own_places.clear()
             await self._in_thread(self._file.begin_again)
             return True
         if entries:
-            await self._in_thread(self._file.merge, [Event.unpacked(data) for _, data in entries], entries[-1][0])
+            theirs = [Event.unpacked(data) for place, data in entries if place not in self._own_places]
+            await self._in_thread(self._file.merge, theirs, entries[-1][0])
+            self._own_places.difference_update(place for place, _ in entries)
         return bool(entries)
 
     def _failed(self, error: StoreError) -> None:

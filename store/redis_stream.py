@@ -22,10 +22,11 @@ for i = 1, #ARGV, 3 do
     entry = nil
   end
   if entry then
-    replies[#replies + 1] = entry[2][2] ~= ARGV[i + 1] and entry[2][2]
+    replies[#replies + 1] = {false, entry[2][2] ~= ARGV[i + 1] and entry[2][2]}
   else
-    redis.call('HSET', KEYS[2], ARGV[i], redis.call('XADD', KEYS[1], '*', 'event', ARGV[i + 1]))
-    replies[#replies + 1] = false
+    place = redis.call('XADD', KEYS[1], '*', 'event', ARGV[i + 1])
+    redis.call('HSET', KEYS[2], ARGV[i], place)
+    replies[#replies + 1] = {place, false}
   end
 end
 return replies
@@ -41,12 +42,12 @@ class RedisStream:
         self.url = self._server.url
         self._keys = [f"{namespace}:{{events}}:stream", f"{namespace}:{{events}}:ids", f"{namespace}:{{events}}:erased"]
 
-    async def push(self, events: Sequence[tuple[str, bytes, bool]]) -> list[bytes | None]:
-        """Add (id, event, whether it is what is left of an erased one, which goes before any other). None each where it is in the stream
-        now, else the different event that was there before."""
+    async def push(self, events: Sequence[tuple[str, bytes, bool]]) -> list[tuple[str | None, bytes | None]]:
+        """Add (id, event, whether it is what is left of an erased one, which goes before any other). For each the place at which it was
+        added now, None = its id was there, and the different event that was there, None = none was."""
         arguments = [part for event_id, data, erased in events for part in (event_id.encode(), data, int(erased))]
-        replies: list[bytes | None] = await self._server._ask(lambda server: server.eval(PUSH, 3, *self._keys, *arguments))
-        return replies
+        replies = await self._server._ask(lambda server: server.eval(PUSH, 3, *self._keys, *arguments))
+        return [(None if place is None else place.decode(), data) for place, data in replies]
 
     async def pull(self, after: str, count: int) -> tuple[bool, list[tuple[str, bytes]]]:
         """(whether the stream lacks the entry at place `after`, up to `count` entries behind it as (place, event)).

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from store import Store, StoreError, open_store
+from store.redis import RedisStore
 from tests.conftest import unused_port
 from tests.redis_server import RedisServer, running_redis
 from tests.store.conftest import use
@@ -223,11 +224,37 @@ def test_a_connection_that_uvloop_finds_reset_is_a_store_error(redis_server: Red
             async def fails(*_: object, text: str = text) -> None:
                 raise RuntimeError(text)
 
-            monkeypatch.setattr("store.redis._next_round", fails)
+            monkeypatch.setattr(RedisStore, "_replies", fails)
             with pytest.raises(expected, match="cannot be reached" if expected is StoreError else "a bug"):
                 await store.get("a")
 
     use(open_store(redis_server.url, namespace=uuid.uuid4().hex), ask)
+
+
+def test_commands_of_one_moment_go_together_and_fail_apart(redis_server: RedisServer) -> None:
+    import redis
+
+    name = uuid.uuid4().hex
+    with redis.Redis(port=redis_server.port) as client:
+        client.set(f"{name}:account:foreign", "text")
+        client.config_resetstat()
+
+        async def ask(store: Store) -> None:
+            await store.put("k0", b"v0")  # the connection stands
+            asked = [store.put(f"k{i}", f"v{i}".encode()) for i in range(50)]
+            given_up = asyncio.create_task(store.get("k1"))
+            got = asyncio.gather(*asked, store.add("foreign", {"f": 1}), store.add("own", {"f": 2}), return_exceptions=True)
+            await asyncio.sleep(0)
+            given_up.cancel()
+            *puts, refused, added = await got
+            assert puts == [None] * 50
+            assert isinstance(refused, StoreError) and "WRONGTYPE" in str(refused)
+            assert added == {"f": 2}
+            assert await store.get_many([f"k{i}" for i in range(50)]) == [f"v{i}".encode() for i in range(50)]
+
+        use(RedisStore(redis_server.url, namespace=name), ask)
+        events = client.info("stats")
+    assert events["total_connections_received"] == 1
 
 
 def test_a_key_of_another_program(redis_server: RedisServer) -> None:
