@@ -31,8 +31,8 @@ from server.shadow import Shadows
 from server.shared_limits import SharedLimits
 from server.students import make_students
 from server.teachers import DEFAULT, ServedTeacher, Teachers
-from server.traffic import Traffic
 from server.tracing import Tracing, open_provider
+from server.traffic import Traffic
 from store import SQLiteStore
 from store.limits import RedisLimiter
 from teacher.run_directory import runs_dir
