@@ -23,7 +23,7 @@ from teacher.run_directory import git_commit, runs_dir
 from weak_to_strong.traces import Trace, save_traces
 
 NAME = "two_stage"
-QUESTIONS, MEASURED = 400, 300
+QUESTIONS, MEASURED = 160, 200
 PARTS = ("main", "systematic")
 
 
@@ -55,7 +55,9 @@ def run_cell(part: str, seed: int, folder: Path) -> dict[str, Any]:
         return dict(json.loads((path / "summary.json").read_text(encoding="utf-8")))
     base: dict[str, Any] = {
         "run": {"dir": str(path)}, "seed": seed, "questions": QUESTIONS, "eval": {"n": MEASURED},
-        "stage_one": {"rounds": 3 if part == "main" else 1}, "fine_tune": {"watch": 100},
+        "weak": {"batch_size": MEASURED}, "strong": {"batch_size": MEASURED},
+        "task": {"name": "lab_reasoning", "train_size": QUESTIONS, "validation_size": 10},
+        "stage_one": {"rounds": 3 if part == "main" else 1, "least_growth": -1}, "fine_tune": {"watch": 0},
     }  # fmt: skip
     if part == "systematic":
         file = folder / "systematic.jsonl"
