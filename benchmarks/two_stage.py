@@ -1,9 +1,9 @@
 """`python -m benchmarks.two_stage [--only PART] [--seeds 0 1 2]`: the gains of both stages on the lab's reasoning world.
 
 Part `main`, for each seed: Stage I with up to three rounds, Stage II, gold fine-tuning on the same questions. Part `systematic`: the weak
-model's answers are replaced by right chains in which every doubling is one too many, a habit and no accident: full weak
-fine-tuning takes it up, and what agreement leaves of the weak texts (`stage_one_weak`) must not be a gain over that. Resumable: a cell that stands in the results
-file is not repeated. Writes `benchmarks/results/two_stage.json`.
+model's answers are replaced by right chains in which every doubling is one too many, a habit and no accident: full weak fine-tuning takes
+it up, and what agreement leaves of the weak texts (`stage_one_weak`) must not be a gain over that. Resumable: a cell that stands in the
+results file is not repeated. Writes `benchmarks/results/two_stage.json`.
 """
 
 from __future__ import annotations
