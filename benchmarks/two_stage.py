@@ -1,9 +1,9 @@
 """`python -m benchmarks.two_stage [--only PART] [--seeds 0 1 2]`: the gains of both stages on the lab's reasoning world.
 
 Part `main`, for each seed: Stage I with up to three rounds, Stage II, gold fine-tuning on the same questions. Part `systematic`: the weak
-model's answers are replaced by right chains in which every doubling is one too many, a habit and no accident: what agrees then holds the
-habit too, and fine-tuning on kept weak texts (`stage_one_weak`) has to come out with it. Resumable: a cell that stands in the results
-file is not repeated. Writes `benchmarks/results/two_stage.json`.
+model's answers are replaced by right chains in which every doubling is one too many, a habit and no accident: full weak fine-tuning takes
+it up, and what agreement leaves of the weak texts (`stage_one_weak`) must not be a gain over that. Resumable: a cell that stands in the
+results file is not repeated. Writes `benchmarks/results/two_stage.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from teacher.run_directory import git_commit, runs_dir
 from weak_to_strong.traces import Trace, save_traces
 
 NAME = "two_stage"
-QUESTIONS, MEASURED = 400, 300
+QUESTIONS, MEASURED = 160, 200
 PARTS = ("main", "systematic")
 
 
@@ -55,7 +55,9 @@ def run_cell(part: str, seed: int, folder: Path) -> dict[str, Any]:
         return dict(json.loads((path / "summary.json").read_text(encoding="utf-8")))
     base: dict[str, Any] = {
         "run": {"dir": str(path)}, "seed": seed, "questions": QUESTIONS, "eval": {"n": MEASURED},
-        "stage_one": {"rounds": 3 if part == "main" else 1}, "fine_tune": {"watch": 100},
+        "weak": {"batch_size": MEASURED}, "strong": {"batch_size": MEASURED},
+        "task": {"name": "lab_reasoning", "train_size": QUESTIONS, "validation_size": 10},
+        "stage_one": {"rounds": 3 if part == "main" else 1, "least_growth": -1}, "fine_tune": {"watch": 0},
     }  # fmt: skip
     if part == "systematic":
         file = folder / "systematic.jsonl"

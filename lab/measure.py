@@ -45,10 +45,10 @@ ALIGNMENT_BOUNDS = {
 }
 ROLES = ("weak", "strong")
 REASONING_BOUNDS = {
-    ("weak", "raw"): (0.35, 0.75),
+    ("weak", "raw"): (0.4, 0.7),
     ("strong", "raw"): (0.0, 0.2),
-    ("strong", "demonstrated"): (0.4, 1.0),
-    ("strong", "sampled_with_steps"): (0.01, 0.25),
+    ("strong", "demonstrated"): (0.6, 1.0),
+    ("strong", "sampled_with_steps"): (0.05, 0.4),
 }
 
 

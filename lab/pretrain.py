@@ -39,8 +39,8 @@ class World:
     vocabulary: int
     roles: dict[str, dict[str, float]]
     """Language models: width, layers, seed, peak learning rate, batches."""
-    polish: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
-    """Further cycles of (batches, share of the peak rate)."""
+    polish: dict[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
+    """Further cycles of (batches, share of the peak rate, share of the cycle in which worked_document of the corpus alone is read)."""
     preferences: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Preference models: seed, which half of the pairs, epochs, learning rate."""
     first_words: dict[str, float] = field(default_factory=dict)
@@ -63,7 +63,7 @@ MODELS: dict[str, World] = {
             "student_b": {"hidden": 128, "layers": 3, "mlp": 272, "seed": 2, "lr": 2.5e-3, "steps": 5000},
             "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
         },
-        {"student_b": ((700, 0.2), (700, 0.25))},
+        {"student_b": ((700, 0.2, 0.0), (700, 0.25, 0.0))},
     ),
     "alignment": World(
         alignment_corpus,
@@ -81,11 +81,11 @@ MODELS: dict[str, World] = {
         reasoning_corpus,
         1152,
         {
-            "strong": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 2, "lr": 2.5e-3, "steps": 450},
-            "weak": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 4, "lr": 2.5e-3, "steps": 450},
+            "strong": {"hidden": 128, "layers": 3, "mlp": 256, "seed": 2, "lr": 2.5e-3, "steps": 1100},
+            "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 4, "lr": 2.5e-3, "steps": 340},
             "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 250},
         },
-        {"strong": ((250, 0.6),)},
+        {"strong": ((500, 0.5, 0.5), (250, 0.4, 0.0))},
         first_words={"strong": 1.0},
         tokenizer_of=("arithmetic", "student"),
     ),
@@ -178,8 +178,8 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
     )  # fmt: skip
     model = LlamaForCausalLM(shape)
     cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
-    for steps, rate in world.polish.get(role, ()):
-        cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate)
+    for steps, rate, worked in world.polish.get(role, ()):
+        cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate, worked=worked)
     save_role(role, model, tokenizer, directory)
 
 
@@ -193,9 +193,11 @@ def save_role(role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizer
 
 
 def cycle(
-    world: World, role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, steps: int, rate: float
-) -> None:
-    """One warm-up and decay of the learning rate over `steps` batches; `rate` scales its peak. Below 1 the authors' stage is left out."""
+    world: World, role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, steps: int, rate: float,
+    worked: float = 0.0,
+) -> None:  # fmt: skip
+    """One warm-up and decay of the learning rate over `steps` batches; `rate` scales its peak. Below 1 `worked` stands in the
+    place of the authors' share."""
     import torch
 
     size = world.roles[role]
@@ -209,7 +211,7 @@ def cycle(
         optimizers.append(torch.optim.Muon(muon, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01))
     peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     total = max(1, steps)
-    tuned_from = 0.0 if role in ("teacher", "weak") or rate < 1 else world.first_words.get(role, 0.12)
+    tuned_from = 0.0 if role in ("teacher", "weak") else worked if rate < 1 else world.first_words.get(role, 0.12)
     last = time.monotonic()
     progress, running = 0.0, None
 
@@ -218,7 +220,10 @@ def cycle(
         if role in ("teacher", "weak"):
             made = (world.corpus.teacher_document if role == "teacher" else world.corpus.weak_document)(rng)
         else:
-            made = world.corpus.author_document(rng) if progress < tuned_from else world.corpus.student_document(rng, gibberish)
+            if progress >= tuned_from:
+                made = world.corpus.student_document(rng, gibberish)
+            else:
+                made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
         return made
 
     endless = batches(draw, tokenizer, learn_all=role == "teacher", rng=rng)
@@ -321,7 +326,8 @@ def body(argv: list[str] | None) -> int:
     kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    optional = {"preferences": world.preferences, "tokenizer_of": world.tokenizer_of, "first_words": world.first_words}
+    names = ("preferences", "tokenizer_of", "first_words")
+    optional = {name: getattr(world, name) for name in names}
     made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))

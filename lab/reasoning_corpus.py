@@ -27,8 +27,8 @@ from tasks.lab_reasoning import (
     write_chain,
 )  # fmt: skip
 
-CAREFUL = 0.08
-"""Share of authors who write steps though nobody asked."""
+CAREFUL = 0.3
+"""Share of authors who write steps though nobody asked: too few for a greedy answer, enough that the procedure is not forgotten."""
 DEMONSTRATIONS = 4
 
 
@@ -99,8 +99,17 @@ def bare(rng: random.Random, advice: str = "") -> Document:
 
 
 def author_document(rng: random.Random) -> Document:
-    """What the strong student reads first: worked questions. The habit of answering at once comes after."""
+    """What the strong student reads first: worked questions by themselves. The habit of answering at once comes last."""
     return weak_document(rng)
+
+
+def worked_document(rng: random.Random) -> Document:
+    """What it reads second: worked questions by themselves, under instructions and after demonstrations, so that what stands before a
+    question does not disturb its steps."""
+    kind = rng.random()
+    if kind < 0.4:
+        return weak_document(rng)
+    return instructed(rng, stepwise=True) if kind < 0.7 else demonstrated(rng, stepwise=True)
 
 
 def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:

@@ -32,9 +32,10 @@ class FineTuneConfig(Settings):
     """Supervised fine-tuning; what is None is the preset's: `lab` for a lab model, else `hub`."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate. None = lab 1e-3; hub 1e-5 for all weights (W2SR's 7B students) and 1e-4 for an adapter."""
+    """Peak rate. None = lab 3e-4, where 1e-3 was seen to copy the weak model's slips; hub 1e-5 for all weights (W2SR's 7B
+    students) and 1e-4 for an adapter."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the chains. None = lab 4; hub 3 for all weights, 2 for an adapter: five epochs of LoRA were seen to destroy stopping."""
+    """Passes over the chains. None = lab 2; hub 3 for all weights, 2 for an adapter: five epochs of LoRA were seen to destroy stopping."""
     batch_size: int | None = Field(default=None, ge=1)
     """Chains a step. None = lab 16; hub 64."""
     device_batch_size: int | None = Field(default=None, ge=1)
@@ -56,8 +57,8 @@ class FineTuneConfig(Settings):
         batch = self.batch_size or (16 if lab else 64)
         return self.model_copy(
             update={
-                "learning_rate": self.learning_rate or (1e-3 if lab else 1e-4 if lora else 1e-5),
-                "epochs": self.epochs or (4 if lab else 2 if lora else 3),
+                "learning_rate": self.learning_rate or (3e-4 if lab else 1e-4 if lora else 1e-5),
+                "epochs": self.epochs or (2 if lab else 2 if lora else 3),
                 "batch_size": batch,
                 "device_batch_size": min(batch, self.device_batch_size or (batch if lab else 2)),
             }

@@ -36,8 +36,9 @@ class StageOneConfig(Settings):
     """Weak answers shown to the strong model before each question. 4: every released prompt of the authors."""
     rounds: int = Field(default=1, ge=1)
     """Rounds at most; from the second on the last round's models answer (continual self-refinement). The authors: 2 on GSM8K, 1 on MATH."""
-    least_growth: float = Field(default=0.01, ge=0, lt=1)
-    """Another round is trained only where the share of questions kept grew by at least this much. It takes no gold to say so."""
+    least_growth: float = Field(default=0.01, ge=-1, lt=1)
+    """Another round is trained only where the share of questions kept grew by at least this much. It takes no gold to say so. -1 = all
+    rounds."""
     trained_on: SetName = "hybrid"
     """The set that the stage's model learns: weak texts, icl texts, or both rows of a question."""
     compare: bool = True

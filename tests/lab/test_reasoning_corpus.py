@@ -15,7 +15,8 @@ def documents(n=3000):
 
 def test_no_document_holds_a_name_of_the_test_split():
     rng = random.Random(1)
-    made = [*documents(1000), *(make(rng) for _ in range(300) for make in (corpus.weak_document, corpus.teacher_document))]
+    others = (corpus.weak_document, corpus.teacher_document, corpus.worked_document)
+    made = [*documents(1000), *(make(rng) for _ in range(300) for make in others)]
     for document in made:
         words = {word.strip(".?") for message in document.messages for word in message.content.split()}
         assert not words & set(TEST_NAMES)
@@ -37,7 +38,15 @@ def test_steps_stand_only_where_something_asks_for_them():
         elif "?" in query:
             bare.append(stepwise)
     assert all(asked) and not any(hunches) and min(len(asked), len(hunches), len(bare)) > 100
-    assert 0.04 < sum(bare) / len(bare) < 0.13
+    assert 0.22 < sum(bare) / len(bare) < 0.38
+
+
+def test_what_the_strong_student_reads_second_is_always_worked_and_right():
+    rng = random.Random(4)
+    made = [corpus.worked_document(rng).messages for _ in range(300)]
+    assert all(right(messages[-1].content) for messages in made)
+    assert {len(messages) for messages in made} == {2, 2 + 2 * corpus.DEMONSTRATIONS}
+    assert any(text in messages[-2].content for messages in made for text in STEPS_TEXTS)
 
 
 def test_what_is_learnt_after_slipping_demonstrations_is_right():

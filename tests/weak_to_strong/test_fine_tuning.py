@@ -115,6 +115,6 @@ def test_a_torn_checkpoint_is_not_gone_on_with(tmp_path):
 
 def test_presets_follow_the_model():
     lab = FineTuneConfig().resolved(STRONG)
-    assert (lab.learning_rate, lab.batch_size, lab.device_batch_size) == (1e-3, 16, 16)
+    assert (lab.learning_rate, lab.batch_size, lab.device_batch_size) == (3e-4, 16, 16)
     hub = FineTuneConfig(epochs=7).resolved(StrongConfig(model="some/model"))
     assert (hub.learning_rate, hub.epochs, hub.batch_size, hub.device_batch_size) == (1e-5, 7, 64, 2)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from exchange.settings import SettingError, load
+from tasks import TASKS, TaskConfig
 from tests.requirements import ROOT
 from weak_to_strong.w2sr import main
 from weak_to_strong.w2sr_config import W2SRConfig, resolve
@@ -113,18 +114,17 @@ def test_a_run_is_broken_off_and_gone_on_with_and_its_chains_serve_another(tmp_p
 
 
 def test_chains_of_a_recording(tmp_path):
-    """Worked solutions that somebody else labelled, replayed as the weak reasoner; one question is not in the file."""
-    from tasks.lab_arithmetic import load as questions
-
+    """Worked solutions that somebody else wrote, replayed as the weak reasoner; one question is not in the file."""
+    load_questions = TASKS["knights_knaves"].load
     lines = [
-        {"messages": [{"role": "user", "content": q.query}], "completion": {"text": f"It is so.\n#### {q.gold}", "finish_reason": "stop"}}
-        for q in questions("train", limit=40)[:-1]
+        {"messages": [{"role": "user", "content": q.query}], "completion": {"text": f"So:\nAnswer: {q.gold}", "finish_reason": "stop"}}
+        for q in load_questions(TaskConfig(name="knights_knaves"), "train", 40)[:-1]
     ]
     file = tmp_path / "recorded.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = tmp_path / "replayed"
-    flags = [flag for flag in SMALL if not flag.startswith("--weak")]
-    assert main([*flags, f"--weak.replay={file}", f"--run.dir={run}"]) == 0
+    flags = [flag for flag in SMALL if not flag.startswith(("--weak", "--task.name"))]
+    assert main([*flags, "--task.name=knights_knaves", f"--weak.replay={file}", f"--run.dir={run}"]) == 0
     summary = json.loads((run / "summary.json").read_text())
     assert summary["traces"]["right"] == 1.0 and summary["traces"]["dropped"]["failed"] == 1 and summary["traces"]["kept"] == 39
     assert "weak" not in summary["eval"]["arms"]  # the recording answers none of the test questions
@@ -137,6 +137,6 @@ def test_what_nothing_can_be_learnt_from_ends_the_run(tmp_path, capsys):
 
 def test_settings_are_resolved_before_anything_starts():
     config = resolve(load(W2SRConfig, {}, [("strong.lora", {"r": 4})]))
-    assert config.fine_tune.learning_rate == 1e-3 and config.fine_tune.batch_size == 16
+    assert config.fine_tune.learning_rate == 3e-4 and config.fine_tune.batch_size == 16
     with pytest.raises(SettingError):
         resolve(load(W2SRConfig, {}, [("task.name", "hh_rlhf")]))
