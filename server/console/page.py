@@ -18,11 +18,11 @@ from server.routes_experiments import no_foreign_page
 MOST_FIELDS = 200
 
 
-def own_page(request: Request) -> None:
+async def own_page(request: Request) -> None:
     """Only a page of this server may act: the cookie is SameSite=Strict, and a server without keys has none. Raises HTTPException."""
     if request.method in ("GET", "HEAD"):
         return
-    no_foreign_page(request)
+    await no_foreign_page(request)
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise HTTPException(403, "a page of another site may not do this")
