@@ -41,6 +41,9 @@ class Event:
 ERASED = "erased"
 """The kind of what is left of an event that was erased: its id, topic and time, so that no copy of it can come back."""
 COLUMNS = "id, topic, kind, time, content, subject"
+ALL_OF = "(SELECT value FROM json_each(?))"
+ROWS = 100
+"""Rows of one statement."""
 
 
 class EventFile(SQLiteFile):
@@ -60,19 +63,20 @@ class EventFile(SQLiteFile):
 
     def insert(self, events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
         """(for each the event that holds its id, the new ones), all committed together."""
-        stored, new = [], []
         with self._opened() as connection, transaction(connection):
+            ids = json.dumps([event.id for event in events])
+            held = {row[0]: _event(row) for row in connection.execute(f"SELECT {COLUMNS} FROM events WHERE id IN {ALL_OF}", (ids,))}
+            new = []
             for event in events:
-                row = (*_row(event), 1)
-                done = connection.execute(f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", row)
-                if done.rowcount:
+                if event.id not in held:
+                    held[event.id] = event
                     new.append(event)
-                    stored.append(event)
-                else:
-                    held = _by_id(connection, event.id)
-                    assert held is not None
-                    stored.append(held)
-        return stored, new
+            # A few statements, not one a row: each of them lets go of the interpreter, which a busy event loop then keeps.
+            for at in range(0, len(new), ROWS):
+                rows = [_row(event) for event in new[at : at + ROWS]]
+                places = ",".join(["(?,?,?,?,?,?,1)"] * len(rows))
+                connection.execute(f"INSERT INTO events ({COLUMNS}, pending) VALUES {places}", [value for row in rows for value in row])
+        return [held[event.id] for event in events], new
 
     def get(self, event_id: str) -> Event | None:
         with self._opened() as connection:
@@ -129,7 +133,7 @@ class EventFile(SQLiteFile):
     def settle(self, sent: Sequence[str], earlier: Sequence[Event]) -> None:
         """Redis has these ids now; under some it had an event before ours."""
         with self._opened() as connection, _redoable(connection):
-            connection.executemany("UPDATE events SET pending = 0 WHERE id = ?", [(event_id,) for event_id in sent])
+            connection.execute(f"UPDATE events SET pending = 0 WHERE id IN {ALL_OF}", (json.dumps(list(sent)),))
             _take(connection, earlier)
 
     def cursor(self) -> str:

@@ -31,8 +31,8 @@ from store.redis_stream import RedisStream
 
 log = logging.getLogger("wst.events")
 
-PAGE = 1000
-"""Events that go to or come from Redis, or out of the file, at once."""
+PAGE = 200
+"""Events that go to or come from Redis, or out of the file, at once: few enough that an append does not wait long for its turn."""
 POLL_S = 0.2
 """Seconds between two looks for other replicas' events."""
 RETRY_S = 1.0
@@ -59,6 +59,8 @@ class EventLog:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._redis_error: StoreError | None = None
         self._exchanging = asyncio.Lock()
+        self._claimed: set[str] = set()
+        """Ids of what is on its way to Redis with an append: not to be sent by the exchange as well."""
         self._own_places: set[str] = set()
         """Where in the stream stands what this process sent and has not fetched yet: the file has it, so it need not be taken over."""
 
@@ -179,7 +181,7 @@ class EventLog:
     async def _exchange(self) -> bool:
         try:
             async with self._exchanging:
-                while batch := await self._in_thread(self._file.some_pending, PAGE):
+                while batch := [e for e in await self._in_thread(self._file.some_pending, PAGE) if e.id not in self._claimed]:
                     await self._settle(batch, await self._push(batch))
                 return await self._fetch()
         except StoreError as error:
@@ -190,8 +192,7 @@ class EventLog:
         """Also what asks a Redis that failed again: nobody else waits for one."""
         while True:
             try:
-                if await self._exchange():
-                    continue
+                await self._exchange()
             except Exception as error:  # the loop outlives whatever the disk or a damaged stream does; appends report it themselves
                 log.error("the exchange with Redis failed: %s: %s", type(error).__name__, error)
             await asyncio.sleep(POLL_S if self._redis_error is None else RETRY_S)
@@ -200,24 +201,31 @@ class EventLog:
         """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
         while self._queue:
             batch, self._queue = self._queue, []
+            events = [event for appended, _ in batch for event in appended]
+            self._claimed = {event.id for event in events}
             try:
-                stored, new = await self._in_thread(self._file.insert, [event for events, _ in batch for event in events])
-                theirs = await self._claim(new)
-            except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
-            for events, future in batch:
-                mine = [next(held) for _ in events]
+                await self._commit(events, batch)
+            except StoreError as error:
+                log.error("%s; events that Redis has are sent again", error)
+            finally:
+                self._claimed = set()
+
+    async def _commit(self, events: list[Event], batch: Sequence[tuple[Sequence[Event], asyncio.Future[list[Event]]]]) -> None:
+        try:
+            stored, new = await self._in_thread(self._file.insert, events)
+            theirs = await self._claim(new)
+        except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
+            for _, future in batch:
                 if not future.done():
-                    future.set_result(mine)
-            if theirs is not None:  # nobody waits for this: what is not settled is sent again
-                try:
-                    await self._settle(new, theirs)
-                except StoreError as error:
-                    log.error("%s; events that Redis has are sent again", error)
+                    future.set_exception(error)
+            return
+        held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
+        for appended, future in batch:
+            mine = [next(held) for _ in appended]
+            if not future.done():
+                future.set_result(mine)
+        if theirs is not None:  # nobody waits for this: what is not settled is sent again
+            await self._settle(new, theirs)
 
     async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
         """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
@@ -247,20 +255,24 @@ class EventLog:
         await self._in_thread(self._file.settle, [event.id for event in sent], list(earlier.values()))
 
     async def _fetch(self) -> bool:
+        """Take over what the stream holds behind the cursor, to its end. Whether there was anything."""
         assert self._stream is not None
-        cursor = await self._in_thread(self._file.cursor)
-        lost, entries = await self._stream.pull(cursor, PAGE)
-        self._answered()
-        if lost:
-            log.warning("%s has lost events; sending it all that this replica has", self._stream.url)
-            self._own_places.clear()
-            await self._in_thread(self._file.begin_again)
-            return True
-        if entries:
-            theirs = [Event.unpacked(data) for place, data in entries if place not in self._own_places]
-            await self._in_thread(self._file.merge, theirs, entries[-1][0])
-            self._own_places.difference_update(place for place, _ in entries)
-        return bool(entries)
+        cursor = before = await self._in_thread(self._file.cursor)
+        while True:
+            lost, entries = await self._stream.pull(cursor, PAGE)
+            self._answered()
+            if lost:
+                log.warning("%s has lost events; sending it all that this replica has", self._stream.url)
+                self._own_places.clear()
+                await self._in_thread(self._file.begin_again)
+                return True
+            if entries:
+                theirs = [Event.unpacked(data) for place, data in entries if place not in self._own_places]
+                cursor = entries[-1][0]
+                await self._in_thread(self._file.merge, theirs, cursor)
+                self._own_places.difference_update(place for place, _ in entries)
+            if len(entries) < PAGE:
+                return cursor != before
 
     def _failed(self, error: StoreError) -> None:
         if self._redis_error is None:

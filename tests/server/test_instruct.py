@@ -271,7 +271,9 @@ def test_invalid_batch(client: TestClient, policy: FakePolicy, body: Any, messag
     assert not policy.batches
 
 
-@pytest.mark.parametrize("path", ["/nope", "/instruct/", "/instruct/nope", "/readyz/x", "/%0d%0ax-evil:%201", "http://testserver//instruct"])
+@pytest.mark.parametrize(
+    "path", ["/nope", "/instruct/", "/instruct/nope", "/readyz/x", "/%0d%0ax-evil:%201", "http://testserver//instruct"]
+)
 def test_unknown_route(client: TestClient, path: str) -> None:
     assert_error(client.get(path, follow_redirects=False), 404, "not_found")
 
