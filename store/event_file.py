@@ -42,6 +42,7 @@ ERASED = "erased"
 """The kind of what is left of an event that was erased: its id, topic and time, so that no copy of it can come back."""
 COLUMNS = "id, topic, kind, time, content, subject"
 ALL_OF = "(SELECT value FROM json_each(?))"
+SETTLED = f"UPDATE events SET pending = 0 WHERE id IN {ALL_OF}"
 ROWS = 100
 """Rows of one statement."""
 
@@ -61,9 +62,11 @@ class EventFile(SQLiteFile):
     )
     synchronous = "FULL"
 
-    def insert(self, events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
-        """(for each the event that holds its id, the new ones), all committed together."""
+    def insert(self, events: Sequence[Event], sent: Sequence[str] = ()) -> tuple[list[Event], list[Event]]:
+        """(for each the event that holds its id, the new ones), all committed together, and with them that Redis has the ids `sent`."""
         with self._opened() as connection, transaction(connection):
+            if sent:
+                connection.execute(SETTLED, (json.dumps(list(sent)),))
             ids = json.dumps([event.id for event in events])
             held = {row[0]: _event(row) for row in connection.execute(f"SELECT {COLUMNS} FROM events WHERE id IN {ALL_OF}", (ids,))}
             new = []
@@ -133,7 +136,7 @@ class EventFile(SQLiteFile):
     def settle(self, sent: Sequence[str], earlier: Sequence[Event]) -> None:
         """Redis has these ids now; under some it had an event before ours."""
         with self._opened() as connection, _redoable(connection):
-            connection.execute(f"UPDATE events SET pending = 0 WHERE id IN {ALL_OF}", (json.dumps(list(sent)),))
+            connection.execute(SETTLED, (json.dumps(list(sent)),))
             _take(connection, earlier)
 
     def cursor(self) -> str:

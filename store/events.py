@@ -198,34 +198,45 @@ class EventLog:
             await asyncio.sleep(POLL_S if self._redis_error is None else RETRY_S)
 
     async def _run(self) -> None:
-        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
-        while self._queue:
+        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit. That Redis has a commit's events is written
+        down with the next one, which goes to the disk anyway."""
+        sent: list[str] = []
+        while self._queue or sent:
             batch, self._queue = self._queue, []
             events = [event for appended, _ in batch for event in appended]
-            self._claimed = {event.id for event in events}
+            self._claimed = {*sent, *(event.id for event in events)}
             try:
-                await self._commit(events, batch)
-            except StoreError as error:
+                if batch:
+                    sent = await self._commit(events, batch, sent)
+                else:
+                    settled, sent = sent, []
+                    await self._in_thread(self._file.settle, settled, [])
+            except StoreError as error:  # nobody waits for this: what is not settled is sent again
                 log.error("%s; events that Redis has are sent again", error)
             finally:
                 self._claimed = set()
 
-    async def _commit(self, events: list[Event], batch: Sequence[tuple[Sequence[Event], asyncio.Future[list[Event]]]]) -> None:
+    async def _commit(
+        self, events: list[Event], batch: Sequence[tuple[Sequence[Event], asyncio.Future[list[Event]]]], sent: list[str]
+    ) -> list[str]:
+        """Write a batch down, and that Redis has `sent`; the ids of which it has now."""
         try:
-            stored, new = await self._in_thread(self._file.insert, events)
+            stored, new = await self._in_thread(self._file.insert, events, sent)
             theirs = await self._claim(new)
         except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-            return
+            return []
         held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
         for appended, future in batch:
             mine = [next(held) for _ in appended]
             if not future.done():
                 future.set_result(mine)
-        if theirs is not None:  # nobody waits for this: what is not settled is sent again
+        if theirs:  # what Redis had before replaces ours
             await self._settle(new, theirs)
+            return []
+        return [] if theirs is None else [event.id for event in new]
 
     async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
         """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
