@@ -60,6 +60,7 @@ def parse(text: str) -> Form:
     """The form of an answer in the one spelling. Raises ValueError for one that is empty, nested or listed without end."""
     if not text or depth_of(text) > MAX_DEPTH or text.count(",") > MAX_PARTS:
         raise ValueError("empty, or nested too deep")
+    text = re.sub(r",? (and|or)»(?=[-0-9\\(])", r"» \1 ", text)  # 3\text{ cm and }4\text{ cm}
     return _parse(text.replace("«and»", " and ").replace("«or»", " or ").replace("«, and»", " and "), 0)
 
 
@@ -68,8 +69,9 @@ def _parse(text: str, level: int) -> Form:
     if not text or level > 2 * MAX_DEPTH:
         raise ValueError("an empty part")
     compound = _COMPOUND.fullmatch(text)
-    if compound and all(unit_of(word, "") for word in compound.group(2, 4)):
-        return Form("text", " ".join(number + unit_of(word, "") for number, word in (compound.group(1, 2), compound.group(3, 4))))
+    units = [unit_of(word, "") for word in compound.group(2, 4)] if compound else []
+    if compound and all(units) and units[0] != units[1]:
+        return Form("text", " ".join(number + unit for number, unit in zip(compound.group(1, 3), units)))
     reals = _REALS.fullmatch(text)
     if text == r"\R" or reals:
         kind = (reals.group(1) or "").replace("-", "") if reals else ""
@@ -283,6 +285,8 @@ def _leaf(text: str) -> Form:
     text = re.sub(r" ?\(?\\pmod ?\{?[0-9a-z]+\}?\)?$", "", text)
     unit, scale = "", 1
     found = words_behind(text)
+    if found and r"\times" in found[0] and re.match(r"(?:matri|grid|board|array|rectang)", found[1].strip()):
+        return word_form(text.replace(r"\times", " x ").replace("«", " ").replace("»", " "))  # a size, not a product
     if found and not re.search(r"\b(?:pi|sqrt)\b", found[1]):
         if re.match(r"[ap]\.?m\b", found[1].strip(), re.I):
             return word_form(text.replace("«", " ").replace("»", " "))

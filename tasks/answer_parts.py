@@ -9,10 +9,12 @@ from typing import Literal
 Kind = Literal["leaf", "text", "list", "tuple", "interval", "set", "union", "matrix", "equation"]
 INFINITY = r"\infty"
 OPEN, CLOSE = "([{", ")]}"
-NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen "
-    "twenty"
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 ).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+NUMBER_WORDS = (*_SMALL, *(ten if not one else f"{ten}-{one}" for ten in _TENS for one in ["", *_SMALL[1:10]]))
+"""The numbers below a hundred, each at its place."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from tasks.latex_form import matching, normal
-from tasks.math_answer import visible
+from tasks.math_answer import affirmed, visible
 from tasks.math_equivalence import rational
 
 # A sign belongs to a number only where it touches it (or its currency): "- 42" is a list item, "---" a rule.
@@ -127,7 +127,7 @@ def extract(text: str, *, strict: bool = False) -> str | None:
     markers = list(_MARKER.finditer(text))
     if markers:
         last = markers[-1]
-        found = _in_box(text, last.end() - 1) if last["box"] else _first(text[last.end() :].split("\n\n")[0][:200])
+        found = _in_box(text, last.end() - 1) if last["box"] else _first(affirmed(text[last.end() :].split("\n\n")[0][:200]))
         if found is not None:
             return found
     if strict:

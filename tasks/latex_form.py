@@ -60,6 +60,7 @@ _SAME = (
     (re.compile(r"\\rparen(?![a-zA-Z])"), ")"),
     (re.compile(r"\\(?:degree|deg)(?![a-zA-Z])"), r"^\\circ "),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ "),
+    (re.compile(r"(?:\{\s*\}|(?<![\w)}\]]))\s*\^\s*\{?([0-9]+)\}?\s*/\s*_\s*\{?([0-9]+)\}?"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\mid(?![a-zA-Z])|\\[lr]?vert(?![a-zA-Z])"), "|"),
     (re.compile(r"\\(?:colon|ratio)(?![a-zA-Z])"), ":"),
     (re.compile(r"\\(?:div)(?![a-zA-Z])"), "/"),

@@ -33,7 +33,10 @@ _JOINING = re.compile(r"[\s,;.$*]*(?:\\text\s*\{\s*)?(?:and|or|,|\\quad)?(?:\s*\
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z(\"'*]|\s*$)|\.\s|\n\s*\n|\n(?=\s*(?:[A-Z#*-]|$))")
 _REASON = re.compile(
     r",?\s+(?:because|since|as\s|so\s|which|where|when|for which|by\s|after\s|if\s|i\.e\.|obtained|given|from\s)|\s\((?=[a-z]{2})"
+    r"|,\s+(?:who|and not|not|rather than|instead of)\s"
 )
+_DENIED = re.compile(r"^[\s*:]*(?:not|neither)\s[^.\n]{1,80}?\bbut\s+(?:rather\s+)?", re.IGNORECASE)
+"""`not 13 but` before 12."""
 _BLANKS = re.compile(r"\s{3,}")
 _RULES = re.compile(r"([#*=_.~$-])\1{4,}")
 _SUM = re.compile(r"[a-zA-Z](?: *[-+] *[a-zA-Z])+")
@@ -79,10 +82,16 @@ def boxes(text: str) -> list[str]:
     return group
 
 
+def affirmed(text: str) -> str:
+    """What an answer phrase affirms: `12` of `not 13 but 12`."""
+    return _DENIED.sub("", text)
+
+
 def _phrase(text: str) -> str | None:
     """What an answer phrase is followed by: its mathematics, with the unit behind it, or its words up to the end of the sentence."""
     if re.match(r"[ \t\n:]*\*\*", text):  # bold that ends within the phrase: `**5** apples`, not the power 5**a
         text = re.sub(r"\*\*(?=[\s.,;:!?)]|$)", "", text[:MAX_PHRASE].lstrip(" \t\n:*"), count=1)
+    text = affirmed(text[:MAX_PHRASE])
     text = text[:MAX_PHRASE].lstrip(" \t\n*_:=>`-" if not text.lstrip(" *_:").startswith("-") else " \t\n*_:=>`")
     found = _MATH.match(text)
     if found:
@@ -91,7 +100,7 @@ def _phrase(text: str) -> str | None:
             if not _JOINING.fullmatch(text[end : more.start()]) or not text[end : more.start()].strip():
                 break
             end = more.end()
-        unit = re.match(r"[ \t]*(?:\\?%|°|[a-z]+(?=[.,\s*]|$))", text[end:])
+        unit = re.match(r"[ \t]*(?:\\?%|°|(?!(?:since|because|as|so|where|which|when|if|and|or|for|by|from|is|in|at)\b)[a-z]+(?=[.,\s*]|$))", text[end:])
         return text[:end] + (unit.group() if unit else "")
     ends = (end.start() for end in _SENTENCE_END.finditer(text) if text.count("{", 0, end.start()) <= text.count("}", 0, end.start()))
     sentence = text[: next(ends, len(text))]

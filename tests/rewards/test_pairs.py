@@ -49,6 +49,11 @@ def test_what_an_output_may_say_of_a_gold(pool, gold, answer, same):
     ("gold", "output"),
     [
         ("5", "The answer is **5** apples."),
+        ("12", "The answer is not 13 but 12."),
+        ("12", "The answer is 12, not 13."),
+        ("4", "The correct answer is neither 3 nor 5 but $4$."),
+        ("(3,4)", "The answer is $(3,4)$ since $3^2+4^2=25$."),
+        (r"\text{Evelyn}", r"The answer is \text{Evelyn}, who runs fastest"),
         ("5", "So x = 5."),
         ("-5", "**Answer:** -5"),
         ("x^2", "The answer is x**2"),
