@@ -35,6 +35,11 @@ _REASON = re.compile(
     r",?\s+(?:because|since|as\s|so\s|which|where|when|for which|by\s|after\s|if\s|i\.e\.|obtained|given|from\s)|\s\((?=[a-z]{2})"
     r"|,\s+(?:who|and not|not|rather than|instead of)\s"
 )
+_UNIT = re.compile(
+    r"[ \t]*(?:\\?%|°|"
+    r"(?!(?:since|because|as|so|where|which|when|if|and|or|for|by|from|is|in|at)\b)[a-z]+(?=[.,\s*]|$))"
+)
+"""What may stand behind mathematics as its unit: no word that begins another clause."""
 _DENIED = re.compile(r"^[\s*:]*(?:not|neither)\s[^.\n]{1,80}?\bbut\s+(?:rather\s+)?", re.IGNORECASE)
 """`not 13 but` before 12."""
 _BLANKS = re.compile(r"\s{3,}")
@@ -100,7 +105,7 @@ def _phrase(text: str) -> str | None:
             if not _JOINING.fullmatch(text[end : more.start()]) or not text[end : more.start()].strip():
                 break
             end = more.end()
-        unit = re.match(r"[ \t]*(?:\\?%|°|(?!(?:since|because|as|so|where|which|when|if|and|or|for|by|from|is|in|at)\b)[a-z]+(?=[.,\s*]|$))", text[end:])
+        unit = _UNIT.match(text[end:])
         return text[:end] + (unit.group() if unit else "")
     ends = (end.start() for end in _SENTENCE_END.finditer(text) if text.count("{", 0, end.start()) <= text.count("}", 0, end.start()))
     sentence = text[: next(ends, len(text))]
