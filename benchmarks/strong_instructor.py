@@ -1,6 +1,6 @@
 """`python -m benchmarks.strong_instructor`: a teacher as large as the student that tends to state answers, untrained and after RL.
 
-The instructor is the lab's student, fine-tuned to work training questions out itself ("47 - 8 = 39. The answer is 39.", in `STATES` of
+The instructor is the lab's student, fine-tuned to answer training questions from its head ("The answer is 39.", in `STATES` of
 the rows) or to say any procedure. The student takes a stated answer for the answer. Measured on the same test questions: raw, the
 instructor untrained, the lab's own small teacher after its usual run, and the instructor after RL with the leakage gate
 (`reward.leakage_penalty=1`) and without it (`0`), three seeds each. Writes `benchmarks/results/strong_instructor.json`. Resumable: a run
@@ -46,19 +46,22 @@ def build(folder: Path) -> None:
     rng = random.Random(0)
     prompt = TeacherPrompt.named("lab")
     procedures = [advice.text for advice in all_advice() if not advice.held_out]
-    rows = []
-    for example in load("train", limit=ROWS):
-        advice = parse(example.oracle or "")
-        assert advice is not None
-        first, second = map(int, re.findall(r"\d+", example.query))
-        steps, result = work(advice.operation, advice.order, first, second)
-        text = f"{'; '.join(steps)}. The answer is {result}." if rng.random() < STATES else rng.choice(procedures)
-        messages = [message.model_dump() for message in prompt.messages(example.public())]
-        rows.append({"prompt": messages, "completion": [{"role": "assistant", "content": text}]})
     model, tokenizer = load_model(BASE)
-    tuning = WarmStartConfig(epochs=4.0, learning_rate=1e-3, batch_size=32)
-    with tempfile.TemporaryDirectory() as scratch:
-        model = fine_tune(model, tokenizer, rows, tuning, seed=0, work=Path(scratch))
+    # Worked out first, then from its head: a student that is told steps and an answer goes by neither.
+    for worked_out, epochs in ((True, 2.0), (False, 5.0)):
+        rows = []
+        for example in load("train", limit=ROWS):
+            advice = parse(example.oracle or "")
+            assert advice is not None
+            first, second = map(int, re.findall(r"\d+", example.query))
+            steps, result = work(advice.operation, advice.order, first, second)
+            answer = f"{'; '.join(steps)}. The answer is {result}." if worked_out else f"The answer is {result}."
+            text = answer if rng.random() < STATES else rng.choice(procedures)
+            messages = [message.model_dump() for message in prompt.messages(example.public())]
+            rows.append({"prompt": messages, "completion": [{"role": "assistant", "content": text}]})
+        tuning = WarmStartConfig(epochs=epochs, learning_rate=1e-3, batch_size=32)
+        with tempfile.TemporaryDirectory() as scratch:
+            model = fine_tune(model, tokenizer, rows, tuning, seed=0, work=Path(scratch))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
