@@ -61,6 +61,8 @@ def parse(text: str) -> Form:
     if not text or depth_of(text) > MAX_DEPTH or text.count(",") > MAX_PARTS:
         raise ValueError("empty, or nested too deep")
     text = re.sub(r",? (and|or)»(?=[-0-9\\(])", r"» \1 ", text)  # 3\text{ cm and }4\text{ cm}
+    if r"\begin" not in text:
+        text = re.sub(r" ?\\?& ?", " and ", text)
     return _parse(text.replace("«and»", " and ").replace("«or»", " or ").replace("«, and»", " and "), 0)
 
 
@@ -177,6 +179,8 @@ def _both_hold(text: str, level: int) -> Form | None:
     if len(bounds) != 2:
         return None
     below, above = sorted(bounds, key=lambda form: form.parts[0].text == "-" + INFINITY)
+    if below.parts[0].text.lstrip("-") == above.parts[0].text.lstrip("-") or below.parts[1].text == above.parts[1].text:
+        return _narrower(below, above) if " and" in text else None
     low, high = below.parts[0], above.parts[1]
     if INFINITY in (low.text.lstrip("-"), high.text):
         return None
@@ -187,6 +191,16 @@ def _both_hold(text: str, level: int) -> Form | None:
         if " and" not in text:
             return None
     return Form("interval", parts=(low, high), closed=(below.closed[0], above.closed[1]))
+
+
+def _narrower(a: Form, b: Form) -> Form | None:
+    """Of two rays in one direction the one that lies in the other; None where their ends are no plain numbers, or the same."""
+    end = 1 if a.parts[0].text == "-" + INFINITY else 0
+    try:
+        first, second = Decimal(a.parts[end].text), Decimal(b.parts[end].text)
+    except InvalidOperation:
+        return None
+    return None if first == second else a if (first < second) == (end == 1) else b
 
 
 def _plain(text: str) -> bool:
