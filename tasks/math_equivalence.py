@@ -1,6 +1,6 @@
 """Whether two mathematical answers are the same, as far as that can be said without computer algebra.
 
-`equivalent` walks two forms side by side and asks `same_leaf` about single expressions. With `plain_leaf` (here: exact rational
+`compare` walks two forms side by side and asks `same_leaf` about single expressions. With `plain_leaf` (here: exact rational
 arithmetic and spelling) it decides most answers in microseconds and says None for the rest; the grading worker runs the same walk with
 a `same_leaf` that knows algebra (`rewards/symbolic.py`). The relation is symmetric and reflexive.
 """
