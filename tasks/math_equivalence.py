@@ -21,7 +21,8 @@ MAX_DIGITS = 200
 
 _DECIMAL = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _RATIONAL = re.compile(
-    rf"(?P<sign>[-+]?)(?:\((?P<inner>[-+]?(?:{_DECIMAL}))\)|(?P<mixed>[0-9]+)(?: ?(?=\\frac)| (?=[0-9]+/))|(?P<number>{_DECIMAL})(?![0-9]*/)|)"
+    rf"(?P<sign>[-+]?)(?:\((?P<inner>[-+]?(?:{_DECIMAL}))\)|(?P<mixed>[0-9]+)(?: ?(?=\\frac)| (?=[0-9]+/))"
+    rf"|(?P<number>{_DECIMAL})(?![0-9]*/)|)"
     rf"(?:\\frac\{{(?P<above>[-+]?(?:{_DECIMAL}))\}}\{{(?P<below>[-+]?(?:{_DECIMAL}))\}}"
     rf"|(?P<up>{_DECIMAL})/(?P<down>-?(?:{_DECIMAL}))|)"
     r"(?:(?:(?:\\times|\\cdot)? ?10\^\{(?P<power>[-+]?[0-9]{1,3})\})|[eE](?P<exponent>[-+]?[0-9]{1,3}))?"
