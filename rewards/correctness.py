@@ -108,7 +108,7 @@ class Grader:
                     return Grade(True, reading)
                 continue
             try:
-                spelled_alike = self._fast and "".join(right.split()) == "".join(reading.split())
+                spelled_alike = self._fast and _closed_up(right) == _closed_up(reading)
                 same = spelled_alike or (compare(right, reading, plain_leaf) if self._fast else None)
             except ValueError:
                 unparsed += 1
@@ -120,6 +120,11 @@ class Grader:
         if still:
             return _Open(right, tuple(still))
         return Grade(False, extracted, "unparsed" if unparsed == len(readings) else None)
+
+
+def _closed_up(text: str) -> str:
+    """Without the blanks that say nothing: `1 2/5` is not `12/5`."""
+    return re.sub(r"\s+(?![0-9])|(?<![0-9])\s+", "", text.strip())
 
 
 def _closed(question: _Open, verdict: Verdict) -> Grade:
