@@ -172,7 +172,7 @@ def test_misfit_is_followed_in_training(tmp_path: Path) -> None:
     ]
     seen: list[tuple[int, float]] = []
     callback = misfit_callback(lambda model: text_misfit(model, tokenizer, texts), lambda step, value: seen.append((step, value)), every=2)
-    config = FineTuneConfig(epochs=2, batch_size=8).resolved(strong)
+    config = FineTuneConfig(epochs=2, batch_size=8, learning_rate=1e-3).resolved(strong)
     fine_tune(strong.model, rows, config, strong, seed=0, out=tmp_path / "out", work=tmp_path / "work", callbacks=[callback])
     assert [step for step, _ in seen] == [0, 2, 4, 6, 8]
     assert seen[-1][1] < seen[0][1] / 2
