@@ -40,6 +40,7 @@ KNOWN: dict[str, tuple[Callable[[], Path | None], str]] = {
     "chromium": (_program("chromium", "chromium-browser", "google-chrome"), "install Chromium (Debian: apt-get install chromium)"),
     "vllm": (_vllm, "run `make vllm-env`"),
     "git": (_program("git"), "install git"),
+    "curl": (_program("curl"), "install curl"),
     "gpu": (_program("nvidia-smi"), "use a machine with an NVIDIA GPU"),
     "data": (_data, "set WST_DATA_DIR to a folder that holds gsm8k/, math/, hh-rlhf/ and reasoning/"),
 }

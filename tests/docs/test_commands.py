@@ -75,6 +75,8 @@ def checkout(folder: Path) -> Path:
 @pytest.mark.parametrize("page", [page for page in PAGES if any("not run here" not in b.marks for b in blocks(page))], ids=lambda p: p.name)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     text, ports = script(page)
+    if "curl" in text.removeprefix(BEFORE):
+        need("curl")
     environment = clean(
         # The environment is set up; a make that thinks otherwise would install from here.
         MAKEFLAGS="-o .venv/.done",
