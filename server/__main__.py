@@ -197,6 +197,10 @@ def main(argv: Sequence[str]) -> int:
         from server.tracing import open_provider
 
         open_provider(settings.otel_endpoint).shutdown()  # raises where the SDK is missing
+    if settings.redact is not None:
+        from server.privacy import redaction
+
+        redaction(settings.redact)
     if arguments.check:
         make_students(settings.students)
         teacher = load_all(settings)[DEFAULT]

@@ -52,6 +52,9 @@ class Reloads:
         self.teachers, self.experiments, self.cache, self.settings = teachers, experiments, cache, settings
         self._one_at_a_time = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
+        self.since: float | None = None
+        """Reloads that others were told of from then on (seconds since 1970) are made up for at the start; None = they are past. A worker
+        that takes the place of another comes to the teachers of its siblings so."""
         self._place = 0
         self._told: set[str] = set()
         """Events of our own."""
