@@ -72,12 +72,11 @@ def until(condition: Callable[[], bool]) -> None:
 @pytest.mark.slow
 def test_two_workers_are_one_server(tmp_path: Path) -> None:
     """Figures are summed, a mode holds for both, one that is killed is replaced, SIGHUP exchanges both, and nobody notices the end."""
-    with faulty_server() as upstream:
-        with server(tmp_path, WST_STUDENTS=json.dumps({"m": {"base_url": upstream.url}})) as process:
-            assert process.stdout is not None
-            started = process.stdout.readline()
-            assert started.startswith("serving with 2 workers on ")
-            use(process, tmp_path, started.split()[-1], upstream)
+    with faulty_server() as upstream, server(tmp_path, WST_STUDENTS=json.dumps({"m": {"base_url": upstream.url}})) as process:
+        assert process.stdout is not None
+        started = process.stdout.readline()
+        assert started.startswith("serving with 2 workers on ")
+        use(process, tmp_path, started.split()[-1], upstream)
 
 
 def use(process: subprocess.Popen[str], tmp_path: Path, url: str, upstream: FaultyServer) -> None:
