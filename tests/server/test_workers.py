@@ -200,10 +200,16 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
 def test_one_that_cannot_load_ends_the_server_at_its_start_and_none_of_the_others_later(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, started = cast(Any, Dead(7)), []
+    one = cast(Any, Dead(7))
+    started: list[int] = []
+
+    def start(deaths: int) -> Worker:
+        started.append(deaths)
+        return cast(Worker, one)
+
     workers.processes = [one]
     workers.serving = True
-    monkeypatch.setattr(workers, "_started", lambda deaths: started.append(deaths) or one)
+    monkeypatch.setattr(workers, "_started", start)
     for deaths, wait in ((1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (7, 30)):
         workers.keep_subprocess_alive()
         assert capsys.readouterr().err == f"server: worker 7 died (exit code 3); another one starts in {wait} s\n"

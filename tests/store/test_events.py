@@ -382,7 +382,7 @@ def test_the_first_about_a_subject_is_looked_up_and_not_sorted_out_in_old_files_
                 query = (
                     "EXPLAIN QUERY PLAN SELECT id FROM events WHERE topic = 't' AND subject = 's' AND kind = 'k' ORDER BY time, id LIMIT 1"
                 )
-                (plan,) = [row[3] for row in connection.execute(query)]
+                (plan,) = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
                 assert "INDEX by_first (topic=? AND subject=? AND kind=?)" in plan
                 # As the file was made before.
                 connection.executescript("DROP INDEX by_first; CREATE INDEX by_subject ON events (topic, subject, seq)")
