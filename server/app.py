@@ -87,7 +87,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     students = make_students(settings.students)
     events = open_events(settings)
     experiments = Experiments(events, redaction(settings.redact))
-    metrics = Metrics(lambda: gauges(app.state))
+    metrics = Metrics(lambda: gauges(app.state), shared=settings.workers > 1)
     tracing = None if settings.otel_endpoint is None else Tracing(open_provider(settings.otel_endpoint))
     reloads = Reloads(teachers, experiments, cache, settings)
     traffic = Traffic(metrics.registry)
