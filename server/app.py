@@ -97,8 +97,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The event log's thread asks for the interpreter many times a commit, and a busy loop lets go of it only after this long.
         sys.setswitchinterval(SWITCH_S)
-        # Teachers before modes: one that is made up for now is no change that begins a new epoch.
-        watching = [await begin(experiments, settings), await reloads.begin()]
+        watching = [await begin(experiments, settings), await reloads.begin()]  # before the modes: what is made up for is no new epoch
         watching += [await watch_modes(modes, teachers, settings.guardrail_period_s), asyncio.create_task(traffic.keep_looking())]
         if settings.workers > 1:
             watching.append(asyncio.create_task(_keep(metrics)))
