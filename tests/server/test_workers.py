@@ -137,6 +137,7 @@ def use(process: subprocess.Popen[str], tmp_path: Path, url: str, upstream: Faul
     draining.set()
     asker.join()
     until(lambda: len(workers_of(process)) == 1)  # the other one has a request
+    time.sleep(0.5)  # and would be gone by now, had it taken one of the signals for a second one
     answered.set()
     last_one.join()
     _, stderr = process.communicate(timeout=60)
