@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
+METRICS_FOLDERS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -197,6 +198,10 @@ def main(argv: Sequence[str]) -> int:
         from server.tracing import open_provider
 
         open_provider(settings.otel_endpoint).shutdown()  # raises where the SDK is missing
+    if settings.redact is not None:
+        from server.privacy import redaction
+
+        redaction(settings.redact)
     if arguments.check:
         make_students(settings.students)
         teacher = load_all(settings)[DEFAULT]
@@ -205,6 +210,8 @@ def main(argv: Sequence[str]) -> int:
     set_up(level=settings.log_level, as_json=settings.log_format == "json")
     with bind(settings) as listener:
         if settings.workers == 1:
+            for name in METRICS_FOLDERS:  # another program's, and prometheus_client would write there
+                os.environ.pop(name, None)
             serve(settings, load_all(settings), listener)
             return 0
         from server.workers import serve_workers

@@ -87,7 +87,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     students = make_students(settings.students)
     events = open_events(settings)
     experiments = Experiments(events, redaction(settings.redact))
-    metrics = Metrics(lambda: gauges(app.state))
+    metrics = Metrics(lambda: gauges(app.state), shared=settings.workers > 1)
     tracing = None if settings.otel_endpoint is None else Tracing(open_provider(settings.otel_endpoint))
     reloads = Reloads(teachers, experiments, cache, settings)
     traffic = Traffic(metrics.registry)
@@ -97,8 +97,8 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The event log's thread asks for the interpreter many times a commit, and a busy loop lets go of it only after this long.
         sys.setswitchinterval(SWITCH_S)
-        watching = [await begin(experiments, settings), await watch_modes(modes, teachers, settings.guardrail_period_s)]
-        watching += [await reloads.begin(), asyncio.create_task(traffic.keep_looking())]
+        watching = [await begin(experiments, settings), await reloads.begin()]  # before the modes: what is made up for is no new epoch
+        watching += [await watch_modes(modes, teachers, settings.guardrail_period_s), asyncio.create_task(traffic.keep_looking())]
         if settings.workers > 1:
             watching.append(asyncio.create_task(_keep(metrics)))
         if settings.retention_days is not None:

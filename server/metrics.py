@@ -9,7 +9,6 @@ The figures of one server's workers are added up, whichever answers; each replic
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -34,6 +33,9 @@ ROUTES = (
 FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+FLAGS = ("wst_store_left_alone", "wst_events_behind", "wst_holdback_alarms", "wst_draining")
+"""Of these each worker shows the whole: together they are the largest and not the sum."""
+
 Gauges = Callable[[], Iterable[tuple[str, str, float]]]
 """(name, meaning, value) as they are now; a name that ends in `_total` only grows."""
 
@@ -46,7 +48,8 @@ def route_of(path: str) -> str:
 class Metrics:
     """One app's. Used on its event loop."""
 
-    def __init__(self, gauges: Gauges = lambda: ()) -> None:
+    def __init__(self, gauges: Gauges = lambda: (), *, shared: bool = False) -> None:
+        """`shared`: by workers, in the files of the folder PROMETHEUS_MULTIPROC_DIR."""
         self.registry = into = CollectorRegistry()
         self._requests = Counter("wst_requests_total", "Requests by route and status.", ["route", "status"], registry=into)
         what = "A request's whole time less the teacher's and the student's."
@@ -59,7 +62,7 @@ class Metrics:
         self._arms = Counter("wst_arm_requests_total", "Exposures.", ["tenant", "experiment", "arm"], registry=into)
         self._tokens = Counter("wst_student_tokens_total", "Tokens by kind: prompt, completion.", ["student", "kind"], registry=into)
         self._known_arms: set[tuple[str, str, str]] = set()
-        self._shared = _Shared(gauges) if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else None
+        self._shared = _Shared(gauges) if shared else None
         self.registry.register(_Now(gauges))
 
     def request(self, path: str, status: int, seconds: float, apart_s: float | None) -> None:
@@ -119,7 +122,7 @@ class _Shared:
                 made = self._made[name] = (
                     Counter(name, meaning, registry=self._registry)
                     if name.endswith("_total")
-                    else Gauge(name, meaning, registry=self._registry, multiprocess_mode="livesum")
+                    else Gauge(name, meaning, registry=self._registry, multiprocess_mode="livemax" if name in FLAGS else "livesum")
                 )
             if isinstance(made, Counter):
                 made.inc(value - self._counted.get(name, 0.0))

@@ -26,6 +26,9 @@ log = logging.getLogger("wst.server")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """An id that a caller may choose: safe in a header, a log line, a file name and a key."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+"""Those that spans name, whatever the parser lets in; others are `_OTHER`, and `HTTP` in the span's name, as OpenTelemetry has it:
+https://opentelemetry.io/docs/specs/semconv/http/http-spans/"""
 DRAIN_S = 1.0
 """Seconds to swallow the rest of a body that is too large, so that a client still sending sees the 413 and not a broken pipe."""
 
@@ -41,8 +44,9 @@ class RequestIds:
             return await self.app(scope, receive, send)
         if self.tracing is None:
             return await self._identified(scope, receive, send)
-        about = scope.setdefault("state", {})["traced"] = {"http.request.method": scope["method"], "http.route": route_of(scope["path"])}
-        with self.tracing.request(f"{scope['method']} {about['http.route']}", Headers(scope=scope), about):
+        method = scope["method"] if scope["method"] in METHODS else None
+        about = scope.setdefault("state", {})["traced"] = {"http.request.method": method or "_OTHER", "http.route": route_of(scope["path"])}
+        with self.tracing.request(f"{method or 'HTTP'} {about['http.route']}", Headers(scope=scope), about):
             await self._identified(scope, receive, send)
 
     async def _identified(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from exchange.protocols import InstructionPolicy
@@ -52,6 +54,9 @@ class Reloads:
         self.teachers, self.experiments, self.cache, self.settings = teachers, experiments, cache, settings
         self._one_at_a_time = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
+        self.since: float | None = None
+        """Reloads that others were told of from then on (seconds since 1970) are made up for at the start; None = they are past. A worker
+        that takes the place of another comes to the teachers of its siblings so."""
         self._place = 0
         self._told: set[str] = set()
         """Events of our own."""
@@ -67,17 +72,15 @@ class Reloads:
             else TeacherSource.model_validate({**configured.model_dump(), "folder": str(runs_dir() / run), "text": None})
         )
 
-    async def reload(self, name: str, run: str | None) -> Desk:
-        """Load, warm up, swap. Raises SettingError where the teacher is none, and then nothing has changed."""
+    async def reload(self, name: str, run: str | None, sha256: str | None = None, *, back: bool = False) -> Desk:
+        """Load, warm up, swap. Raises SettingError where the teacher is none, or not that of the sum `sha256`, and then nothing has
+        changed. `back`: the one that goes is none to go back to."""
         async with self._one_at_a_time:
-            before = self.teachers.get(name)
-            assert before is not None
-            desk = await self._load(name, self.source(name, run))
-            if desk.teacher.sha256 != before.teacher.sha256:
-                folder = folder_of(before.teacher)
-                # With its folder: where the config names none it means the newest run, and a newer one may be why this teacher goes.
-                whence = self.source(name, None if folder is None else str(folder.absolute()))
-                self._replaced.setdefault(name, []).append((whence, TeacherName(id=before.teacher.id, sha256=before.teacher.sha256)))
+            desk = await self._load(name, self.source(name, run), sha256)
+            before = self._desk(name).teacher
+            if desk.teacher.sha256 != before.sha256:
+                if not back:
+                    self._replaced.setdefault(name, []).append(self._whence(name, before))
                 self._swap(name, desk)
             return desk
 
@@ -93,30 +96,59 @@ class Reloads:
             if not (replaced := self._replaced.get(name)):
                 raise SettingError("no other teacher has served under this name since this server began; load a run by its name")
             whence, named = replaced[-1]
-            desk = await self._load(name, whence)
-            if desk.teacher.sha256 != named.sha256:
-                raise SettingError(f"{whence.folder} holds another teacher than the one that served ({named.sha256[:12]})")
+            desk = await self._load(name, whence, named.sha256)
             replaced.pop()
             self._swap(name, desk)
             return desk
 
-    async def tell(self, name: str, run: str | None, sha256: str, *, back: bool = False) -> None:
-        """Have the other replicas do the same; `back`: put back the one that each had before."""
-        now = time.time()
-        content = {"name": name, "run": run, "sha256": sha256, "back": back}
+    async def tell(self, name: str, run: str | None, desk: Desk, *, back: bool = False) -> None:
+        """Have the other replicas do the same; `back`: put back this one, which served before."""
+        now, sha256, folder = time.time(), desk.teacher.sha256, folder_of(desk.teacher)
+        whence = None if folder is None else str(folder.absolute())
+        content = {"name": name, "run": run, "folder": whence, "id": desk.teacher.id, "sha256": sha256, "back": back}
         event = Event(event_id("teacher", name, sha256, str(now)), TOPIC, "reloaded", now, content)
         self._told.add(event.id)
         await self.experiments.events.append([event])
 
     async def begin(self) -> asyncio.Task[None]:
-        """Follow what other replicas are told from now on; what was told before this start is past."""
+        """Follow what other replicas are told from now on; what was told before this start is past, but for what came `since`."""
+        missed: list[Event] = []
         try:
             if self.experiments.events.exists:
                 while page := await self.experiments.events.read(TOPIC, after=self._place):
                     self._place = page[-1][0]
+                    missed += (event for _, event in page if self.since is not None and event.time >= self.since)
         except StoreError as error:
             log.error("other replicas' teachers are not followed until this is mended: %s", error)
+        await self._make_up_for(missed)
         return asyncio.create_task(self._follow())
+
+    async def _make_up_for(self, missed: Sequence[Event]) -> None:
+        """Come to the teachers, and to those before them, that `missed` reloads lead to. Of each name only the last is loaded."""
+        serving: dict[str, tuple[TeacherSource, TeacherName]] = {}
+        replaced: dict[str, list[tuple[TeacherSource, TeacherName]]] = {}
+        for event in sorted(missed, key=lambda event: (event.time, event.id)):
+            content, name = event.content, event.content["name"]
+            if (desk := self.teachers.get(name)) is None:
+                continue
+            now = serving.get(name) or self._whence(name, desk.teacher)
+            earlier = replaced.setdefault(name, [])
+            if content["sha256"] == now[1].sha256:
+                continue
+            if content.get("back") and earlier and earlier[-1][1].sha256 == content["sha256"]:
+                serving[name] = earlier.pop()
+                continue
+            if not content.get("back"):
+                earlier.append(now)
+            told = TeacherName(id=content.get("id", ""), sha256=content["sha256"])
+            serving[name] = (self.source(name, _place_of(content)), told)
+        for name, (whence, named) in serving.items():
+            try:
+                if named.sha256 != self._desk(name).teacher.sha256:
+                    self._swap(name, await self._load(name, whence, named.sha256))
+                self._replaced[name] = replaced[name]
+            except SettingError as error:
+                log.error("teacher %s is not the one that others serve, %s: %s", name, named.sha256[:12], error)
 
     async def _follow(self) -> None:
         while True:
@@ -132,21 +164,36 @@ class Reloads:
                 log.error("other replicas' teachers cannot be followed: %s", error)
 
     async def _do_as_told(self, content: dict[str, Any]) -> None:
-        name, desk = content["name"], self.teachers.get(content["name"])
-        if desk is None or desk.teacher.sha256 == content["sha256"]:
+        name, sha256, desk = content["name"], content["sha256"], self.teachers.get(content["name"])
+        if desk is None or desk.teacher.sha256 == sha256:
             return
+        before, back = self.previous(name), bool(content.get("back"))
         try:
-            found = await (self.roll_back(name) if content.get("back") else self.reload(name, content["run"]))
+            if back and before is not None and before.sha256 == sha256:
+                await self.roll_back(name)
+            else:
+                await self.reload(name, _place_of(content), sha256, back=back)
         except SettingError as error:
-            log.error("teacher %s stays as it is, another replica has a newer one: %s", name, error)
-            return
-        if found.teacher.sha256 != content["sha256"]:
-            log.error("teacher %s is %s here and %s on another replica", name, found.teacher.sha256[:12], content["sha256"][:12])
+            log.error("teacher %s stays as it is, another replica serves %s: %s", name, sha256[:12], error)
 
-    async def _load(self, name: str, source: TeacherSource) -> Desk:
+    def _desk(self, name: str) -> Desk:
+        desk = self.teachers.get(name)
+        assert desk is not None
+        return desk
+
+    def _whence(self, name: str, teacher: ServedTeacher) -> tuple[TeacherSource, TeacherName]:
+        """Where a teacher that serves came from, with its folder: where the config names none it means the newest run, and a newer one may
+        be why this teacher goes."""
+        folder = folder_of(teacher)
+        return self.source(name, None if folder is None else str(folder.absolute())), TeacherName(id=teacher.id, sha256=teacher.sha256)
+
+    async def _load(self, name: str, source: TeacherSource, sha256: str | None = None) -> Desk:
+        """Raises SettingError where there is no teacher, or another one than that of the sum."""
         settings = self.settings
         options = {"batch_size": settings.teacher_batch, "threads": settings.teacher_lanes, "timeout_s": settings.deadline_ms / 1000}
         teacher = await asyncio.to_thread(load, source, name, **options)  # type: ignore[arg-type]
+        if sha256 is not None and teacher.sha256 != sha256:
+            raise SettingError(f"{source.folder} holds another teacher than the one that served ({sha256[:12]})")
         await warm_up(teacher.policy, teacher.task)
         return make_desk(settings, teacher, self.cache)
 
@@ -167,6 +214,13 @@ class Reloads:
     async def aclose(self) -> None:
         if self._draining:
             await asyncio.wait(self._draining)
+
+
+def _place_of(content: dict[str, Any]) -> str | None:
+    """What to load after an event: the folder that was loaded, where this machine has it too, else the run of that name."""
+    folder = content.get("folder")
+    run: str | None = folder if folder is not None and Path(folder).is_dir() else content["run"]
+    return run
 
 
 async def warm_up(policy: InstructionPolicy, task: str) -> None:

@@ -89,9 +89,11 @@ async def _spent(request: Request) -> str | None:
 @router.post("/instruct", response_model=InstructReply)
 async def post_instruct(body: InstructRequest, request: Request) -> Response:
     """Write an instruction for one query. Status 200 also where the teacher failed: then `source` is "passthrough"."""
-    caller, desk, deadline_s = caller_of(request), desk_of(request, request.headers.get("wst-teacher")), deadline_of(request)
+    caller, deadline_s = caller_of(request), _teacher_and_deadline(request)
     _check(body, request)
-    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, await _spent(request))
+    spent = await _spent(request)
+    desk = desk_of(request, request.headers.get("wst-teacher"))  # no earlier: a reload meanwhile would end the one taken
+    reply = await _serve(body, request, request.state.request_id, desk, deadline_s, spent)
     refuse_failure(caller, reply.degraded)
     return _written(reply, reply.degraded)
 
@@ -100,19 +102,26 @@ async def post_instruct(body: InstructRequest, request: Request) -> Response:
 async def post_instruct_batch(body: InstructBatchRequest, request: Request) -> Response:
     """Write instructions for several queries. One invalid item refuses the request, before any is served; one that fails degrades only
     itself, and is an error in its place for a key that wants errors."""
-    caller, desk, deadline_s = caller_of(request), desk_of(request, request.headers.get("wst-teacher")), deadline_of(request)
+    caller, deadline_s = caller_of(request), _teacher_and_deadline(request)
     most = request.app.state.settings.max_batch_items
     if len(body.items) > most:
         raise InvalidField("items", f"at most {most} items are taken at once")
     for index, item in enumerate(body.items):
         _check(item, request, f"items.{index}.")
     request_id, spent = request.state.request_id, await _spent(request)
+    desk = desk_of(request, request.headers.get("wst-teacher"))
     serving = (_serve(item, request, f"{request_id}-{i}", desk, deadline_s, spent) for i, item in enumerate(body.items))
     replies = await asyncio.gather(*serving)
     request.scope["state"]["apart_s"] = None  # its items waited for the teacher together
     reasons = sorted({reply.degraded for reply in replies if reply.degraded is not None})
     reply = InstructBatchReply(items=tuple(_or_error(caller, reply) for reply in replies), request_id=request_id)
     return _written(reply, ", ".join(reasons) or None)
+
+
+def _teacher_and_deadline(request: Request) -> float | None:
+    """Refuses a teacher that is none before anything is set aside; the deadline."""
+    desk_of(request, request.headers.get("wst-teacher"))
+    return deadline_of(request)
 
 
 def _written(reply: InstructReply | InstructBatchReply, degraded: str | None) -> Response:

@@ -58,7 +58,7 @@ async def post_reload(name: str, request: Request, teachers: TeachersOf, body: R
         desk = await reloads.reload(name, run)
     except SettingError as error:
         raise Conflict(f"the old teacher serves on: {error}") from None
-    await reloads.tell(name, run, desk.teacher.sha256)
+    await reloads.tell(name, run, desk)
     return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
 
 
@@ -72,5 +72,5 @@ async def post_rollback(name: str, request: Request, teachers: TeachersOf) -> Te
         desk = await reloads.roll_back(name)
     except SettingError as error:
         raise Conflict(f"the teacher serves on: {error}") from None
-    await reloads.tell(name, None, desk.teacher.sha256, back=True)
+    await reloads.tell(name, None, desk, back=True)
     return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)

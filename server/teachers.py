@@ -109,6 +109,20 @@ def load(source: TeacherSource, name: str, *, batch_size: int, threads: int, tim
         raise SettingError(f"{folder}: cannot be loaded as a teacher ({type(error).__name__}: {reason})") from None
 
 
+def found(teachers: Mapping[str, TeacherSource], default: str | None) -> dict[str, TeacherSource]:
+    """By name where the teachers come from as things stand, the newest run by its own name, folders absolute: `teachers`, and `default` (a
+    folder, None = the newest run) under its name unless they have it. Raises SettingError where a folder is no teacher's."""
+    from teacher.locate import find_teacher
+
+    sources = {DEFAULT: TeacherSource(folder=default), **teachers}
+    return {
+        name: source
+        if source.text is not None
+        else TeacherSource.model_validate({**source.model_dump(), "folder": str(find_teacher(source.folder).absolute())})
+        for name, source in sources.items()
+    }
+
+
 def folder_of(teacher: ServedTeacher) -> Path | None:
     """Where a teacher was read from; None for one that is no folder."""
     from teacher.policy import LoadedTeacher

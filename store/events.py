@@ -269,6 +269,8 @@ class EventLog:
         """Take over what the stream holds behind the cursor, to its end. Whether there was anything."""
         assert self._stream is not None
         cursor = before = await self._in_thread(self._file.cursor)
+        # Another process on this file may have moved the cursor past what we sent, which then never comes by here.
+        self._own_places = {place for place in self._own_places if _later(place, cursor)}
         while True:
             lost, entries = await self._stream.pull(cursor, PAGE)
             self._answered()

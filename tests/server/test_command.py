@@ -131,10 +131,11 @@ def test_a_bad_variable_is_one_line_and_exit_2(monkeypatch: pytest.MonkeyPatch, 
     [
         ("WST_STORE", "redis://h:99999/x", "server: WST_STORE or WST_EVENT_LOG: not the URL of a Redis server"),
         ("WST_EVENT_LOG", "/", "server: WST_EVENT_LOG='/': / is a folder; set the path of a file"),
+        ("WST_REDACT", "nosuch:fn", "server: redact='nosuch:fn': ModuleNotFoundError: No module named 'nosuch'; write module:function"),
         ("WST_GUARDRAIL_PERIOD_S", "0", "server: WST_GUARDRAIL_PERIOD_S='0': input should be greater than 0"),
     ],
 )
-def test_a_bad_log_or_store_is_one_line_and_exit_2(
+def test_a_bad_log_store_or_redaction_is_one_line_and_exit_2(
     name: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -20,7 +22,7 @@ from server.settings import ServerSettings
 from server.students import ServedStudent
 from tests.server.fakes import FakePolicy, FakeTeacher, fail
 from tests.server.online import asked, created, online
-from tests.server.test_command import post, running
+from tests.server.test_command import ROOT, environment, post, running
 from tests.student_clients.conftest import chat
 from tests.student_clients.faulty_server import faulty_server, reply
 
@@ -98,8 +100,28 @@ def test_labels_are_bounded() -> None:
     assert [route_of(path) for path in ("/instruct", "/instruct/batch", "/instructor")] == ["/instruct", "/instruct/batch", "other"]
 
 
+TWO_WORKERS = """
+import os
+from server.metrics import Metrics
+now = lambda: [("wst_draining", "A flag.", 1.0), ("wst_teacher_queued", "A count.", 2.0), ("wst_cache_hits_total", "A counter.", 3.0)]
+if child := os.fork():
+    os.waitpid(child, 0)
+    print(Metrics(now, shared=True).text().decode())
+else:
+    Metrics(now, shared=True).keep()
+"""
+
+
+def test_of_workers_counts_are_added_up_and_flags_are_not(tmp_path: Path) -> None:
+    told = environment(PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+    printed = subprocess.run([sys.executable, "-c", TWO_WORKERS], cwd=ROOT, env=told, capture_output=True, text=True, check=True).stdout
+    found = samples(printed)
+    assert [found[name,] for name in ("wst_draining", "wst_teacher_queued", "wst_cache_hits_total")] == [1, 4, 6]
+
+
 def test_json_lines_name_the_request_and_hold_no_body() -> None:
-    with running(WST_LOG_FORMAT="json") as (process, url):
+    # The folder is another program's, and one process needs none.
+    with running(WST_LOG_FORMAT="json", PROMETHEUS_MULTIPROC_DIR="/nowhere") as (process, url):
         request = urllib.request.Request(f"{url}/instruct", b'{"query": "secret 2+2?"}')
         request.add_header("Content-Type", "application/json")
         request.add_header("X-Request-Id", "r-1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,41 @@ def test_every_replica_follows(runs: Path, tmp_path: Path, monkeypatch: pytest.M
         assert first != teacher_sha256(folder)
         until(lambda: b.get("/readyz").json()["teacher"]["sha256"] == first, "the other replica did not go back")
     servers.close()  # type: ignore[attr-defined]
+
+
+def test_who_takes_the_place_of_another_comes_to_its_teacher_and_to_those_before(runs: Path, tmp_path: Path) -> None:
+    """As a worker does that its supervisor started later: it begins with the first teacher, whatever was loaded or came since."""
+    first = add_run(runs, "first")
+    settings = ServerSettings(teacher=str(runs / "first"), event_log=str(tmp_path / "events.db"), deadline_ms=30_000)
+
+    def worker(since: float | None) -> TestClient:
+        teacher = load(TeacherSource(folder=settings.teacher), "default", batch_size=32, threads=1, timeout_s=30)
+        app = create_app(settings, teacher)
+        app.state.reloads.since = since
+        return TestClient(app)
+
+    def serves(client: TestClient) -> str:
+        return str(client.get("/readyz").json()["teacher"]["sha256"])
+
+    began, sums = time.time(), [teacher_sha256(first)]
+    with worker(began) as a:
+        for name in ("second", "third", "fourth"):
+            sums.append(teacher_sha256(add_run(runs, name, other_words)))
+            assert reload(a, name).status_code == 200
+        assert a.post("/teachers/default/rollback").json()["sha256"] == sums[2]
+        with worker(began) as b, worker(None) as late:
+            assert (serves(a), serves(b), serves(late)) == (sums[2], sums[2], sums[0])
+            assert b.post("/teachers/default/rollback").json()["sha256"] == sums[1]
+            until(lambda: serves(a) == sums[1], "the other worker did not go back")
+            until(lambda: serves(late) == sums[1], "one that knew of none before did not go back")
+            assert a.post("/teachers/default/rollback").json()["sha256"] == sums[0]
+            until(lambda: serves(b) == sums[0], "the one that made up for it did not go back")
+        other_words(runs / "second" / "teacher")
+        sign(runs / "second" / "teacher")
+        assert reload(a, "second").status_code == 200
+        cut("model.safetensors", 0.5)(runs / "second" / "teacher")
+        with worker(began) as c:
+            assert serves(c) == sums[0]  # what is gone cannot be loaded; the log says so
 
 
 def test_a_roll_back_puts_the_one_before_in_its_place_and_what_is_gone_is_refused(client: TestClient, runs: Path) -> None:

@@ -73,6 +73,17 @@ def test_a_proxied_request_is_one_trace_from_the_app_to_the_student(exporter: In
     assert "secret" not in about(exporter.get_finished_spans())
 
 
+def test_spans_tell_apart_the_methods_that_opentelemetry_knows(exporter: InMemorySpanExporter, upstream: FaultyServer) -> None:
+    with proxy(upstream.url, FakePolicy(), otel_endpoint=ENDPOINT) as address:
+        assert httpx2.request("PROPFIND", f"{address}/v1/models", trust_env=False).status_code == 405
+        assert httpx2.get(f"{address}/v1/models", trust_env=False).status_code == 200
+    spans = by_name(exporter)
+    assert {name: (span.attributes or {})["http.request.method"] for name, span in spans.items()} == {
+        "HTTP /v1/models": "_OTHER",
+        "GET /v1/models": "GET",
+    }
+
+
 def test_failures_are_told_without_their_text(exporter: InMemorySpanExporter, upstream: FaultyServer) -> None:
     upstream.script = [reply(500, "secret")]
 

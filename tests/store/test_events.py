@@ -7,9 +7,11 @@ import math
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -289,6 +291,28 @@ def test_events_arrive_at_the_other_replica_by_themselves(tmp_path: Path, redis_
 
 
 @pytest.mark.redis
+def test_what_a_process_sent_is_not_remembered_once_another_on_its_file_has_fetched_it(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def body() -> None:
+        space = uuid.uuid4().hex
+        mine, sibling = (EventLog(tmp_path / "one.db", redis_url=redis_server.url, namespace=space, redis_timeout_s=10) for _ in range(2))
+        mine.start()
+        assert mine._syncer is not None
+        mine._syncer.cancel()  # it fetches when this test says so
+        await mine.append([event("a"), event("b")])
+        assert len(mine._own_places) == 2
+        await sibling.exchange()
+        await mine.exchange()
+        assert mine._own_places == set()
+        await mine.append([event("c")])
+        assert len(mine._own_places) == 1
+        assert await names(mine) == await names(sibling) == ["a", "b", "c"]
+        await mine.aclose()
+        await sibling.aclose()
+
+    run(body)
+
+
+@pytest.mark.redis
 def test_without_redis_events_wait_in_the_file_and_go_when_it_is_back(tmp_path: Path, own_redis: RedisServer) -> None:
     async def body() -> None:
         a, b = replicas(tmp_path, own_redis)
@@ -343,6 +367,25 @@ def test_a_redis_that_lost_everything_is_filled_again(tmp_path: Path) -> None:
                 await log.aclose()
 
         run(body)
+
+
+def test_the_first_about_a_subject_is_looked_up_and_not_sorted_out_in_old_files_too(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+
+    async def body() -> None:
+        for _ in range(2):
+            log = EventLog(path)
+            await log.append([event("a")])
+            assert await log.first("t", "someone", "k") == event("a")
+            await log.aclose()
+            with closing(sqlite3.connect(path)) as connection:
+                query = "SELECT id FROM events WHERE topic = 't' AND subject = 's' AND kind = 'k' ORDER BY time, id LIMIT 1"
+                (plan,) = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+                assert "INDEX by_first (topic=? AND subject=? AND kind=?)" in plan
+                # As the file was made before.
+                connection.executescript("DROP INDEX by_first; CREATE INDEX by_subject ON events (topic, subject, seq)")
+
+    run(body)
 
 
 def test_the_first_about_a_subject_goes_by_time_and_not_by_arrival(tmp_path: Path) -> None:

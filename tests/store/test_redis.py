@@ -4,18 +4,20 @@ for a refused port and 58 s for a hung server."""
 import asyncio
 import contextlib
 import gc
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from store import Store, StoreError, open_store
-from store.redis import RedisStore
+from store import Event, EventLog, Store, StoreError, open_store
+from store.redis import COMMANDS, RedisStore
 from tests.conftest import unused_port
 from tests.redis_server import RedisServer, running_redis
 from tests.store.conftest import use
@@ -324,3 +326,65 @@ def test_closing_reaches_the_loops_of_other_threads(redis_server: RedisServer) -
     closed.set()
     thread.join()
     gc.collect()
+
+
+def test_a_command_that_cannot_be_written_takes_no_other_with_it(mortal_server: RedisServer) -> None:
+    async def body(store: Store) -> None:
+        assert isinstance(store, RedisStore)
+        script = "return ARGV[1]"
+        asked = [store.put("a", b"1"), store.script(script, [], ["\ud800"]), store.get("a"), store.script(script, [], ["fine"])]
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert (done[0], done[2], done[3]) == (None, b"1", b"fine")
+        assert isinstance(done[1], StoreError)
+        assert "cannot be sent this" in str(done[1])
+        with pytest.raises(StoreError, match="cannot be sent this"):
+            await store.script(script, [], ["\ud800"])
+
+    use(RedisStore(mortal_server.url, timeout_s=10), body)
+
+
+def test_a_reply_too_few_leaves_nobody_waiting(mortal_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: Store) -> None:
+        assert isinstance(store, RedisStore)
+
+        async def none(together: Any) -> list[Any]:
+            return []
+
+        monkeypatch.setattr(store, "_executed", none)
+        with pytest.raises(StoreError, match="does not answer as Redis does"):
+            await asyncio.wait_for(store.get("a"), 10)
+
+    use(RedisStore(mortal_server.url, timeout_s=10), body)
+
+
+def test_the_commands_that_a_user_is_told_to_allow_are_enough(tmp_path: Path) -> None:
+    in_scripts = {
+        name
+        for file in (Path(__file__).parents[2] / "store").glob("*.py")
+        for name in re.findall(r"redis\.call\('([A-Z]+)'", file.read_text())
+    }
+    assert in_scripts <= set(COMMANDS)
+    allowed = [f"+{name.lower()}" for name in COMMANDS]
+    for server in running_redis("--user", "app", "on", f">{SECRET}", "~*", *allowed):
+        url = server.url.replace("redis://", f"redis://app:{SECRET}@")
+
+        async def body(store: Store, url: str = url) -> None:
+            assert isinstance(store, RedisStore)
+            await store.check()
+            await store.put("a", b"1")
+            assert await store.get("a") == b"1"
+            await store.delete("a")
+            assert await store.add("n", {"f": 1}) == await store.totals("n") == {"f": 1}
+            assert await store.script("return 1", [], []) == 1
+            log, other = (EventLog(tmp_path / f"{i}.db", redis_url=url, redis_timeout_s=10) for i in range(2))
+            await log.append([Event("a", "t", "k", 1.0, subject="u")])
+            assert await other.get("a") is not None
+            assert await other.erase(lambda topic: True, subject="u") == 1
+            await other.exchange()
+            await log.exchange()
+            assert log.redis_error is other.redis_error is None
+            assert await log.get("a") is None
+            await log.aclose()
+            await other.aclose()
+
+        use(RedisStore(url, timeout_s=10), body)
