@@ -19,7 +19,7 @@ from exchange.guard import REASONS as REFUSALS
 from server.app import create_app
 from server.console.address import COOKIE, CSP, PAGES, policy_of
 from server.console.playground import REASONS
-from server.keys import Key, change, new_secret
+from server.keys import Key, change, main, new_secret
 from server.settings import ServerSettings
 from server.students import ServedStudent
 from tests.server.fakes import FakePolicy, FakeTeacher
@@ -143,10 +143,13 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_opens_the_console_a
     with served(keys) as client:
         cookie = client.post("/ui/login", data={"key": key}).headers["set-cookie"].lower()
         assert "httponly" in cookie and "samesite=strict" in cookie and "secure" not in cookie
-        behind_tls = client.post("/ui/login", data={"key": key}, headers={"x-forwarded-proto": "https"})
-        assert "secure" in behind_tls.headers["set-cookie"].lower()
+        session = client.cookies[COOKIE]
+        assert key[17:] not in session and client.get("/ui/runs").status_code == 200
         client.cookies.clear()
-        client.cookies.set(COOKIE, key)
+        for wrong in (key, session[:-1] + ("0" if session[-1] != "0" else "1"), session.replace(".1", ".2", 1), session[:-65], "x"):
+            assert client.get("/ui/runs", headers={"cookie": f"{COOKIE}={wrong}"}).status_code == 303, wrong
+        # An odd cookie of another app on this host name takes nobody's session.
+        client.headers["cookie"] = f'a[]={{"b": "c"}}; @=; {COOKIE}={session}; d'
         assert client.get("/ui/runs").status_code == 200
         for path in ("/experiments", "/teachers", "/modes", "/metrics", "/docs"):
             assert client.get(path).status_code == 401, path
@@ -155,13 +158,38 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_opens_the_console_a
         assert out.headers["location"] == "/ui/login" and 'wst-console=""' in out.headers["set-cookie"]
 
 
-def test_a_revoked_key_is_out_at_once(keys: Path, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", ["https", "https,http", " HTTPS , http"])
+def test_behind_tls_the_cookie_belongs_to_this_host_and_to_tls(keys: Path, make: Callable[..., str], told: str) -> None:
+    key, proxied = make("admin"), {"x-forwarded-proto": told}
+    with served(keys) as client:
+        cookie = client.post("/ui/login", data={"key": key}, headers=proxied).headers["set-cookie"]
+        name, _, session = cookie.partition(";")[0].partition("=")
+        assert name == "__Host-wst-console" and "; Secure" in cookie and "; Path=/;" in cookie and "domain" not in cookie.lower()
+        client.cookies.clear()
+        assert client.get("/ui/runs", headers={"cookie": f"{name}={session}", **proxied}).status_code == 200
+        # One without the prefix may be a neighbour's.
+        assert client.get("/ui/runs", headers={"cookie": f"{COOKIE}={session}", **proxied}).status_code == 303
+        out = client.post("/ui/logout", headers=proxied).headers["set-cookie"]
+        assert out.startswith(f'{name}=""') and "; Secure" in out  # without it a browser keeps the cookie
+
+
+@pytest.mark.parametrize("end", ["revoke", "rotate"])
+def test_a_key_that_is_revoked_or_rotated_ends_its_sessions_on_every_worker(
+    keys: Path, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
     monkeypatch.setattr("server.keys.LOOK_S", 0.0)
-    key = make("admin")
-    with served(keys, key) as client:
-        assert client.get("/ui/runs").status_code == 200
-        change(keys, lambda known: known.update({k: one.model_copy(update={"revoked": True}) for k, one in known.items()}))
-        assert client.get("/ui/runs").status_code == 303
+    key, other = make("admin"), make("admin")
+    with served(keys, key) as client, served(keys) as worker:
+        mine, others = client.cookies[COOKIE], worker.post("/ui/login", data={"key": other}).cookies[COOKIE]
+        worker.cookies.clear()
+
+        def opens(session: str) -> list[int]:
+            return [one.get("/ui/runs", headers={"cookie": f"{COOKIE}={session}"}).status_code for one in (client, worker)]
+
+        client.cookies.clear()
+        assert opens(mine) == opens(others) == [200, 200]
+        assert main(["--keys", str(keys), end, key[4:16]]) == 0
+        assert opens(mine) == [303, 303] and opens(others) == [200, 200]
 
 
 ACTIONS = (
