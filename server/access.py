@@ -58,7 +58,7 @@ class Access:
         if self.hosts is not None and not self._known_host(headers):
             return await error_response(400, "this server does not go by that Host", request_id)(scope, receive, send)
         if self.keys is None or scope["path"] in OPEN or address.is_open(scope["path"]):
-            scope["state"]["caller"] = Caller()
+            scope["state"]["caller"] = Caller() if self.keys is None else Caller(scopes=())
             return await self.app(scope, receive, send)
         found = self._found(headers, scope)
         if found is None:
