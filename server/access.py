@@ -139,6 +139,8 @@ def _refused(scope: Scope, status: int, message: str, told: dict[str, str] | Non
         return error_response(status, message, state["request_id"], told)
     fragment, caller = headers.get("hx-request") == "true", state["caller"]
     html = address.error_html(status, message, fragment=fragment, scopes=caller.scopes, key_id=caller.id)
+    if fragment and scope["method"] == "GET":
+        told = {**(told or {}), **address.KEPT}
     return Response(html, status, {**(told or {}), **address.HEADERS}, "text/html")
 
 

@@ -38,6 +38,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """Of every page. A report that brings its style along has `policy_of` in place of CSP."""
+KEPT = {"HX-Reswap": "none"}
+"""Of an error in place of a piece that fetches itself again: the piece stays as it is and goes on."""
 STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-from server.console.address import HEADERS, environment, error_html, visible
+from server.console.address import HEADERS, KEPT, environment, error_html, visible
 from server.console.wording import sentence
 from server.keys import Caller
 from server.routes_experiments import no_foreign_page
@@ -70,8 +70,8 @@ def refusal(request: Request, status: int, message: str, headers: dict[str, str]
     caller: Caller | None = request.scope["state"].get("caller")
     fragment = request.headers.get("hx-request") == "true"
     about: dict[str, Any] = {"scopes": caller.scopes, "key_id": caller.id} if caller is not None else {}
-    if fragment and request.method == "GET":  # a piece that fetches itself again stays as it is and goes on
-        headers = {**(headers or {}), "HX-Reswap": "none"}
+    if fragment and request.method == "GET":
+        headers = {**(headers or {}), **KEPT}
     return HTMLResponse(error_html(status, message, fragment=fragment, **about), status, {**(headers or {}), **HEADERS})
 
 

@@ -381,3 +381,10 @@ def test_a_piece_that_fails_stays_and_asks_again(tmp_path: Path) -> None:
     with online(tmp_path) as client:
         got = client.get("/ui/experiments/none/live", headers=HTMX)
         assert (got.status_code, got.headers["hx-reswap"]) == (404, "none")
+
+
+def test_a_piece_stays_where_its_key_asks_too_often(keys: Path, make: Callable[..., str]) -> None:
+    with served(keys, make("metrics", requests_per_minute=2)) as client:
+        got = [client.get("/ui/traffic/now", headers=HTMX) for _ in range(3)][-1]
+        assert (got.status_code, got.headers["hx-reswap"]) == (429, "none") and got.headers["retry-after"]
+        assert "hx-reswap" not in client.post("/ui/playground", headers=HTMX).headers  # the form's reader is told in its place
