@@ -88,5 +88,5 @@ def json_field(form: dict[str, str], name: str) -> Any:
     """A field that a page of ours filled with JSON. Raises HTTPException."""
     try:
         return json.loads(form[name])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise HTTPException(400, "the form came broken; load the page again") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
@@ -388,3 +389,70 @@ def test_a_piece_stays_where_its_key_asks_too_often(keys: Path, make: Callable[.
         got = [client.get("/ui/traffic/now", headers=HTMX) for _ in range(3)][-1]
         assert (got.status_code, got.headers["hx-reswap"]) == (429, "none") and got.headers["retry-after"]
         assert "hx-reswap" not in client.post("/ui/playground", headers=HTMX).headers  # the form's reader is told in its place
+
+
+def test_no_caller_makes_the_playground_fail(tmp_path: Path) -> None:
+    with faulty_server() as upstream, online(tmp_path, students={"m": ServedStudent(base_url=upstream.url)}) as client:
+        unknown = client.post("/ui/playground", data={"query": "q", "teacher": "日本"}, headers=HTMX)
+        assert unknown.status_code == 422 and "no header can carry" in unknown.text
+        for depth in (2_000, 20_000):
+            deep = client.post("/ui/playground/answer", data={"student": "m", "messages": "[" * depth + "]" * depth}, headers=HTMX)
+            assert deep.status_code in (400, 422), depth
+        sent = {"student": "m", "messages": '[{"role": "user", "content": "q"}]'}
+        for body in ({}, {"choices": []}, {"choices": [{"message": None}]}, {"choices": 5}):
+            upstream.script = [reply(200, body)]
+            got = client.post("/ui/playground/answer", data=sent, headers=HTMX)
+            assert got.status_code == 502 and "cannot be read" in got.text, body
+        for usage in ({}, None, 5, {"prompt_tokens": None, "completion_tokens": "x"}):
+            upstream.script = [reply(200, {**chat("4"), "usage": usage})]
+            got = client.post("/ui/playground/answer", data=sent, headers=HTMX)
+            assert got.status_code == 200 and "4</p>" in got.text and "tokens" not in got.text, usage
+
+
+def test_a_page_needs_no_host(tmp_path: Path) -> None:
+    """HTTP/1.0 has none."""
+    with online(tmp_path, hosts=None) as client:
+        app: Any = client.app
+        scope = {"type": "http", "method": "GET", "path": "/ui/experiments", "raw_path": b"/ui/experiments", "query_string": b"",
+                 "headers": [], "scheme": "http", "http_version": "1.0", "root_path": "", "app": app}  # fmt: skip
+        said: list[Any] = []
+        requests = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive() -> Any:
+            for message in requests:
+                return message
+            return await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        assert client.portal is not None
+        client.portal.call(app, scope, receive, send)
+        assert said[0]["status"] == 200
+
+
+DAMAGED = (
+    {"eval": {"arms": {"raw": {"mean": None}, "trained": {"mean": "high", "low": [], "high": 10**400}, "blind": 5}}},
+    {"eval": {"arms": []}, "student": {"calls": "many"}, "wall_s": "long", "alarms": 3},
+    {"eval": None, "student": 3, "alarms": [1, None]},
+    {"eval": {"arms": 5}},
+)
+
+
+@pytest.mark.parametrize("summary", DAMAGED)
+def test_a_damaged_run_takes_no_page_down(tmp_path: Path, run: Path, summary: dict[str, Any]) -> None:
+    whole = json.loads((run / "episodes.jsonl").read_text().splitlines()[0])
+    odd = [{"scores": [{"value": "x"}]}, {"scores": 3}, {"completions": [None]}, {"messages": [{}]}, {"scores": [{"parts": []}]}]
+    rows = [{**whole, "example_id": str(i), "instruction": {"text": f"t{i}"}, **one} for i, one in enumerate(odd)]
+    (run / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "metrics.jsonl").write_text('{"step": "x", "right_rate": null}\n' * 3)
+    (run / "config.yaml").write_text("task: [own]\nseed: null\n")
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run.parent / "20260102-000000-other").mkdir()
+    (run.parent / "20260102-000000-other" / "config.yaml").write_text("task: {name: own}\n")
+    with online(tmp_path) as client:
+        listed = client.get("/ui/runs")
+        assert listed.status_code == 200 and run.name in listed.text and "20260102-000000-other" in listed.text
+        assert client.get("/ui/teachers").status_code == 200
+        page = client.get(f"/ui/runs/{run.name}")
+        assert page.status_code == 200 and page.text.count('class="role">answer') == 3
