@@ -222,6 +222,10 @@ def test_no_page_of_another_site_acts(tmp_path: Path) -> None:
             for headers in FOREIGN:
                 got = client.post(path, data={"query": "q", "mode": "off", **FORM, "id": "e2"}, headers=headers)
                 assert got.status_code == 403 and "another site" in got.text, (path, headers)
+        for path in ("/experiments/e1/stop", "/teachers/default/reload", "/teachers/default/rollback"):
+            for headers in FOREIGN:
+                assert client.post(path, headers=headers).status_code == 403, (path, headers)
+        assert client.get("/experiments/e1").json()["status"] == "running"
         assert [one["id"] for one in client.get("/experiments").json()["experiments"]] == ["e1"]
         assert client.get("/modes").json()["modes"] == [] and not policy.batches
 
@@ -456,3 +460,14 @@ def test_a_damaged_run_takes_no_page_down(tmp_path: Path, run: Path, summary: di
         assert client.get("/ui/teachers").status_code == 200
         page = client.get(f"/ui/runs/{run.name}")
         assert page.status_code == 200 and page.text.count('class="role">answer') == 3
+
+
+def test_behind_a_proxy_that_changes_the_host_and_asks_for_a_password(keys: Path, make: Callable[..., str]) -> None:
+    own = {"sec-fetch-site": "same-origin", "origin": "https://wst.example", "host": "10.0.0.7:8000", "authorization": "Basic eDp5"}
+    key = make("admin")
+    with served(keys) as client:
+        assert client.post("/ui/login", data={"key": key}, headers=own).status_code == 303
+        assert client.get("/ui/runs", headers={"authorization": "Basic eDp5"}).status_code == 200
+        assert client.post("/ui/traffic/modes/nobody", data={"mode": "off"}, headers=own).status_code == 404
+        wrong = {**own, "authorization": f"Bearer wst_{'0' * 12}_{'x' * 43}"}
+        assert client.get("/ui/runs", headers=wrong).status_code == 303
