@@ -137,7 +137,7 @@ class EventLog:
         while page := await self.read(topic, after=place):
             place = page[-1][0]
             events += (event for _, event in page)
-        return sorted(events, key=lambda event: (event.time, event.id))
+        return await asyncio.to_thread(sorted, events, key=lambda event: (event.time, event.id))  # of millions this takes seconds
 
     async def erase(self, of: Callable[[str], bool], *, subject: str | None = None, before: float | None = None) -> int:
         """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any):
