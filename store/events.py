@@ -126,6 +126,10 @@ class EventLog:
         """Events of a topic up to a place. Fewer than were read up to there = some of those were replaced, and come again behind it."""
         return await self._in_thread(self._file.count, topic, upto)
 
+    async def version(self, topic: str) -> tuple[int, int]:
+        """(events, place of the last one) of a topic: where both are as before, so is the topic."""
+        return await self._in_thread(self._file.version, topic)
+
     async def read(self, topic: str, *, after: int = 0, limit: int = PAGE) -> list[tuple[int, Event]]:
         """(place, event) of a topic in order of arrival at this replica, behind place `after`. Fewer than `limit` = the end."""
         return await self._in_thread(self._file.read, topic, after, limit)

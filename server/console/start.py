@@ -64,6 +64,7 @@ def install(app: FastAPI) -> None:
     """Put the console into the app. After the API, whose error handlers it keeps for the API's paths."""
     for part in (router, playground.router, traffic.router, teachers.router, experiments.router, runs.router):
         app.include_router(part)
+    app.state.looks = {}
     app.mount("/ui/static", StaticFiles(directory=FOLDER / "static"), name="console-static")
     api_refuses, api_store = app.exception_handlers[HTTPException], app.exception_handlers[StoreError]
 

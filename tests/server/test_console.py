@@ -20,6 +20,7 @@ from exchange.guard import REASONS as REFUSALS
 from server.app import create_app
 from server.console.address import COOKIE, CSP, PAGES, policy_of
 from server.console.playground import REASONS
+from server.experiments import Experiments
 from server.keys import Key, change, main, new_secret
 from server.settings import ServerSettings
 from server.students import ServedStudent
@@ -471,3 +472,27 @@ def test_behind_a_proxy_that_changes_the_host_and_asks_for_a_password(keys: Path
         assert client.post("/ui/traffic/modes/nobody", data={"mode": "off"}, headers=own).status_code == 404
         wrong = {**own, "authorization": f"Bearer wst_{'0' * 12}_{'x' * 43}"}
         assert client.get("/ui/runs", headers=wrong).status_code == 303
+
+
+def test_many_open_pages_cost_one_report_until_the_log_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    report = Experiments.report
+
+    async def counted(self: Experiments, running: Any) -> Any:
+        made.append(running.definition.id)
+        return await report(self, running)
+
+    monkeypatch.setattr(Experiments, "report", counted)
+    with online(tmp_path) as client:
+        created(client)
+
+        def looks() -> int:
+            made.clear()
+            assert all(client.get(f"/ui/experiments/e1{path}").status_code == 200 for path in ("", "/live", "/live"))
+            return len(made)
+
+        assert [looks(), looks()] == [1, 0]
+        told(client, unit="u", experiment="e1", value=int(asked(client, "u")["experiment"] is not None))
+        assert [looks(), looks()] == [1, 0]
+        assert client.post("/experiments/e1/stop").status_code == 200
+        assert looks() == 1 and "stopped" in client.get("/ui/experiments/e1/live").text
