@@ -128,7 +128,7 @@ Pages of the console, for people; `POST` is what their forms send, refused from 
 
 | page | shows and does | scope |
 |---|---|---|
-| `/ui/login`, `/ui/logout`, `/ui/static` | a key into a cookie and out of it; styles and scripts | none |
+| `/ui/login`, `/ui/logout`, `/ui/static` | a key into a session and out of it; styles and scripts | none |
 | `/ui/playground`, `/ui/playground/answer` | `POST /instruct`, and the proxy for each answer | `instruct`, answers `proxy` |
 | `/ui/traffic`, `/ui/traffic/now` | what `/metrics` said in the last minutes | `metrics` |
 | `/ui/traffic/modes/{key}` | `PUT /modes/{key}` | `admin` |
@@ -231,7 +231,7 @@ the deadline), `teacher_failed`, `teacher_down` (it failed five times in a row a
 
 ### Keys and limits
 
-With `WST_KEYS` every route but `/livez`, `/readyz` and the console's log-in asks for a key, `Authorization: Bearer wst_...` or `X-Api-Key`; on the console a browser's cookie, which opens nothing else. 401: no valid key; 403: the
+With `WST_KEYS` every route but `/livez`, `/readyz` and the console's log-in, log-out and static files asks for a key, `Authorization: Bearer wst_...` or `X-Api-Key`; on the console a browser's cookie, which opens nothing else. 401: no valid key; 403: the
 key lacks the scope (`instruct`, `proxy` for `/v1/...`, `outcomes`, `experiments`, `metrics`; `admin` opens all). A key may have limits: requests
 and tokens a minute, requests at the same time; 429 says in `Retry-After` when to come again, and every reply of a key with limits has
 `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds). Tokens are a quarter of the body's bytes at first, and what the

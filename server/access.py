@@ -58,9 +58,9 @@ class Access:
         if self.hosts is not None and not self._known_host(headers):
             return await error_response(400, "this server does not go by that Host", request_id)(scope, receive, send)
         if self.keys is None or scope["path"] in OPEN or address.is_open(scope["path"]):
-            scope["state"]["caller"] = Caller()
+            scope["state"]["caller"] = Caller() if self.keys is None else Caller(scopes=())
             return await self.app(scope, receive, send)
-        found = self.keys.find(_given(headers, scope["path"]))
+        found = self._found(headers, scope)
         if found is None:
             if address.is_console(scope["path"]) and _reads(headers):
                 return await _to_the_log_in(headers)(scope, receive, send)
@@ -96,20 +96,27 @@ class Access:
             read = scope["state"].get("read_bytes", 0) // BYTES_A_TOKEN  # a body in chunks says no length beforehand
             await self.limits.give_back(key_id, key.quota, lease, scope["state"].get("tokens", max(read, tokens)) - tokens)
 
+    def _found(self, headers: Headers, scope: Scope) -> tuple[str, Key] | None:
+        """Who sends a key; on the console also who logged in with one. A browser's cookie opens the console and nothing else, so that no
+        page can make it call the API."""
+        assert self.keys is not None
+        given, on_console = headers.getlist("authorization"), address.is_console(scope["path"])
+        other = headers.getlist("x-api-key")
+        if on_console:  # what a proxy asks of its own visitors is not for us
+            given = [one for one in given if one[:11].lower() == "bearer wst_"]
+            if not given and not other:
+                return self.keys.in_session(address.session_in(scope))
+        return self.keys.find(_given(given, other))
+
     def _known_host(self, headers: Headers) -> bool:
         given = headers.getlist("host")
         return len(given) == 1 and self.hosts is not None and _name(given[0]) in self.hosts
 
 
-def _given(headers: Headers, path: str) -> str:
-    """The key that a caller sends, in one of the two usual ways; empty = none, or more than one. A browser's cookie opens the console and
-    nothing else, so that no page can make it call the API."""
-    given = headers.getlist("authorization")
+def _given(given: Sequence[str], other: Sequence[str]) -> str:
+    """The key that a caller sends, in one of the two usual ways; empty = none, or more than one."""
     if len(given) == 1 and given[0][:7].lower() == "bearer ":
         return given[0][7:].strip()
-    other = headers.getlist("x-api-key")
-    if not given and not other and address.is_console(path):
-        return address.key_in(headers.getlist("cookie"))
     return other[0] if not given and len(other) == 1 else ""
 
 
@@ -132,6 +139,8 @@ def _refused(scope: Scope, status: int, message: str, told: dict[str, str] | Non
         return error_response(status, message, state["request_id"], told)
     fragment, caller = headers.get("hx-request") == "true", state["caller"]
     html = address.error_html(status, message, fragment=fragment, scopes=caller.scopes, key_id=caller.id)
+    if fragment and scope["method"] == "GET":
+        told = {**(told or {}), **address.KEPT}
     return Response(html, status, {**(told or {}), **address.HEADERS}, "text/html")
 
 

@@ -42,6 +42,9 @@ SCOPES: tuple[Scope, ...] = ("instruct", "proxy", "outcomes", "experiments", "me
 FORM = re.compile(r"wst_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 LOOK_S = 0.5
 """How often a running server looks whether the file has changed."""
+SESSION = re.compile(r"([0-9a-f]{12})\.([0-9]{10})\.([0-9a-f]{64})")
+SESSION_S = 12 * 3600
+"""How long a browser stays logged in at most."""
 
 
 class Secret(Record):
@@ -77,6 +80,10 @@ class Key(Record):
     def caller(self, key_id: str) -> Caller:
         """Who comes in with this key."""
         return Caller(id=key_id, **{name: getattr(self, name) for name in Caller.model_fields if name != "id"})
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return not self.revoked and (self.expires is None or now < self.expires)
 
     @property
     def quota(self) -> Quota:
@@ -129,17 +136,42 @@ class KeyRing:
 
     def find(self, text: str) -> tuple[str, Key] | None:
         """(id, key) that this text opens now; None for whatever reason, which a caller is not told."""
+        found = self._find(text, datetime.now(UTC))
+        return None if found is None else found[:2]
+
+    def open_session(self, text: str) -> str | None:
+        """What a browser keeps in place of the key that this text is; None where it opens nothing.
+
+        `ID.EXPIRY.MAC`: the MAC is by what the file keeps of the key's secrets, so every process that reads the file knows it, another
+        secret ends it, and the key cannot be told from it.
+        """
+        now = datetime.now(UTC)
+        found = self._find(text, now)
+        if found is None:
+            return None
+        key_id, key, secret = found
+        ends = [until.timestamp() for until in (secret.until, key.expires) if until is not None]
+        return _session(key_id, key, int(min([now.timestamp() + SESSION_S, *ends])))
+
+    def in_session(self, text: str) -> tuple[str, Key] | None:
+        """(id, key) of a session that stands: it has not ended, and its key is the one that opened it, not revoked or rotated since."""
+        self._look()
+        form = SESSION.fullmatch(text)
+        key = None if form is None else self._keys.get(form[1])
+        now = datetime.now(UTC)
+        if form is None or key is None or not key.secrets or not key.holds(now) or now.timestamp() >= int(form[2]):
+            return None  # without a secret there would be nothing to make a MAC by
+        return (form[1], key) if hmac.compare_digest(_session(form[1], key, int(form[2])), text) else None
+
+    def _find(self, text: str, now: datetime) -> tuple[str, Key, Secret] | None:
         self._look()
         form = FORM.fullmatch(text)
-        if form is None:
+        key = None if form is None else self._keys.get(form[1])
+        if form is None or key is None:
             return None
-        key = self._keys.get(form[1])
         given = _hash(text)
-        now = datetime.now(UTC)
-        fits = [s for s in (key.secrets if key else ()) if hmac.compare_digest(s.sha256, given) and (s.until is None or now < s.until)]
-        if key is None or not fits or key.revoked or (key.expires is not None and now >= key.expires):
-            return None
-        return form[1], key
+        fits = [s for s in key.secrets if hmac.compare_digest(s.sha256, given) and (s.until is None or now < s.until)]
+        return (form[1], key, fits[0]) if fits and key.holds(now) else None
 
     def named(self, key_id: str) -> Key | None:
         """The key of that id, whatever became of it."""
@@ -175,6 +207,13 @@ class KeyRing:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _session(key_id: str, key: Key, expiry: int) -> str:
+    """A session that ends at `expiry`, in seconds since 1970; of all the key's secrets, so that a rotation ends it too."""
+    known = "".join(secret.sha256 for secret in key.secrets).encode()
+    told = f"{key_id}.{expiry}"
+    return f"{told}.{hmac.new(known, f'wst-console {told}'.encode(), hashlib.sha256).hexdigest()}"
 
 
 def new_secret(key_id: str) -> tuple[str, Secret]:

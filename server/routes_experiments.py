@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.exceptions import HTTPException
@@ -60,8 +61,11 @@ async def _loaded(request: Request) -> dict[str, str]:
 
 
 async def no_foreign_page(request: Request) -> None:
-    """A page of another site can make a browser send a POST without a body, and that is enough to stop an experiment."""
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    """A page of another site can make a browser send a POST without a body, and that is enough to stop an experiment. A browser says in
+    Sec-Fetch-Site where a page is from; where it does not (without TLS), Origin is held against Host, which proxies change."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if (site is None and foreign) or site not in (None, "none", "same-origin"):
         raise HTTPException(403, "a page of another site may not do this")
 
 

@@ -132,6 +132,12 @@ class EventFile(SQLiteFile):
             count: int = connection.execute(query, (topic, upto, ERASED)).fetchone()[0]
         return count
 
+    def version(self, topic: str) -> tuple[int, int]:
+        with self._opened() as connection:
+            query = "SELECT count(*), coalesce(max(seq), 0) FROM events WHERE topic = ? AND kind != ?"
+            count, last = connection.execute(query, (topic, ERASED)).fetchone()
+        return count, last
+
     def count_pending(self) -> int:
         with self._opened() as connection:
             count: int = connection.execute("SELECT count(*) FROM events WHERE pending = 1").fetchone()[0]

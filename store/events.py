@@ -126,6 +126,10 @@ class EventLog:
         """Events of a topic up to a place. Fewer than were read up to there = some of those were replaced, and come again behind it."""
         return await self._in_thread(self._file.count, topic, upto)
 
+    async def version(self, topic: str) -> tuple[int, int]:
+        """(events, place of the last one) of a topic: where both are as before, so is the topic."""
+        return await self._in_thread(self._file.version, topic)
+
     async def read(self, topic: str, *, after: int = 0, limit: int = PAGE) -> list[tuple[int, Event]]:
         """(place, event) of a topic in order of arrival at this replica, behind place `after`. Fewer than `limit` = the end."""
         return await self._in_thread(self._file.read, topic, after, limit)
@@ -137,7 +141,7 @@ class EventLog:
         while page := await self.read(topic, after=place):
             place = page[-1][0]
             events += (event for _, event in page)
-        return sorted(events, key=lambda event: (event.time, event.id))
+        return await asyncio.to_thread(sorted, events, key=lambda event: (event.time, event.id))  # of millions this takes seconds
 
     async def erase(self, of: Callable[[str], bool], *, subject: str | None = None, before: float | None = None) -> int:
         """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any):

@@ -1,4 +1,4 @@
-"""Where the console's pages lie, what each asks of a key, and what stands around every answer. Needs no framework: the door reads it."""
+"""Where the console's pages lie, what each asks of a key, and what stands around every answer. The door reads it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import Scope
 
 from server.console.wording import sentence
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from server.keys import Scope
+    from server.keys import Scope as KeyScope
 
 FOLDER = Path(__file__).parent.parent
 HOME, BELOW = "/", "/ui/"
 LOGIN = "/ui/login"
-COOKIE = "wst-console"
+COOKIE, COOKIE_BY_TLS = "wst-console", "__Host-wst-console"
+"""A browser takes the second from no neighbour's host name and sends it by TLS alone."""
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -34,6 +38,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """Of every page. A report that brings its style along has `policy_of` in place of CSP."""
+KEPT = {"HX-Reswap": "none"}
+"""Of an error in place of a piece that fetches itself again: the piece stays as it is and goes on."""
 STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
@@ -43,7 +49,7 @@ class Page:
 
     name: str
     path: str
-    scope: Scope
+    scope: KeyScope
 
 
 PAGES = (
@@ -70,13 +76,20 @@ def visible(scopes: Sequence[str]) -> list[Page]:
     return [page for page in PAGES if page.scope in scopes or "admin" in scopes]
 
 
-def key_in(cookies: Sequence[str]) -> str:
-    """The API key in a browser's Cookie headers; empty = none."""
-    try:
-        found = SimpleCookie("; ".join(cookies)).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""
+def by_tls(scope: Scope) -> bool:
+    """Whether the browser speaks TLS, to us or to the proxy that is nearest to it."""
+    told = Headers(scope=scope).get("x-forwarded-proto", scope["scheme"])
+    return told.partition(",")[0].strip().lower() == "https"
+
+
+def cookie_name(scope: Scope) -> str:
+    """The cookie that holds this browser's session."""
+    return COOKIE_BY_TLS if by_tls(scope) else COOKIE
+
+
+def session_in(scope: Scope) -> str:
+    """What a browser keeps of its log-in; empty = nothing."""
+    return cookie_parser("; ".join(Headers(scope=scope).getlist("cookie"))).get(cookie_name(scope), "")
 
 
 def policy_of(page: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -94,16 +96,33 @@ def definition_of(form: dict[str, str]) -> dict[str, Any]:
     return {"id": "", **given, "arms": arms, "control": arms[0]["name"] if arms else "", "metric": metric, "guardrails": guardrails}
 
 
+@dataclass
+class Look:
+    """The latest report of an experiment, drawn: one for all pages that stand open, made again when the log has grown."""
+
+    held: asyncio.Lock = field(default_factory=asyncio.Lock)
+    of: tuple[Running, tuple[int, int]] | None = None
+    drawn: str | None = None
+    problem: str = ""
+    period_s: int = LEAST_PERIOD_S
+
+
 async def _live(request: Request, name: str) -> dict[str, Any]:
     experiments: Experiments = request.app.state.experiments
     running: Running = experiments.named(caller_of(request).tenant, name)
-    began = perf_counter()
-    try:
-        report = await experiments.report(running)
-    except ValueError as error:  # nothing was logged yet
-        drawn, problem = None, str(error)
-    else:
-        drawn, problem = report_body(report), ""
-    # Of a log of millions a report takes seconds: at most a tenth of the time goes into looking.
-    period_s = max(LEAST_PERIOD_S, math.ceil(10 * (perf_counter() - began)))
-    return {"running": running, "one": running.definition, "report": drawn, "problem": problem, "period_s": period_s}
+    look: Look = request.app.state.looks.setdefault((running.tenant, name), Look())
+    async with look.held:
+        began = perf_counter()
+        of = (running, await experiments.events.version(running.topic))
+        if look.of != of:
+            try:
+                report = await experiments.report(running)
+            except ValueError as error:  # nothing was logged yet
+                look.drawn, look.problem = None, str(error)
+            else:
+                look.drawn, look.problem = await asyncio.to_thread(report_body, report), ""
+            look.of = of
+            # Of a log of millions a report takes seconds: at most a tenth of the time goes into looking.
+            look.period_s = max(LEAST_PERIOD_S, math.ceil(10 * (perf_counter() - began)))
+        shown = {"report": look.drawn, "problem": look.problem, "period_s": look.period_s}
+    return {"running": running, "one": running.definition, **shown}

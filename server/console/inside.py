@@ -40,15 +40,22 @@ async def call(request: Request, method: str, path: str, body: Any = None, heade
     wanted = scope_of(path)
     if wanted not in caller.scopes and "admin" not in caller.scopes:
         raise HTTPException(403, f"this key has no scope {wanted!r}")
-    content = b"" if body is None else json.dumps(body).encode()
-    sent = {"host": request.headers["host"], "content-type": "application/json", "content-length": str(len(content)), **(headers or {})}
+    try:
+        content = b"" if body is None else json.dumps(body).encode()
+        sent = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    except UnicodeEncodeError:
+        raise HTTPException(422, "this holds letters that no header can carry") from None
+    except RecursionError:
+        raise HTTPException(422, "this is nested too deeply") from None
+    sent += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    sent += [pair for pair in request.scope["headers"] if pair[0] == b"host"]
     state = {"caller": caller, "request_id": request.state.request_id, "read_bytes": len(content)}
     scope = {key: value for key, value in request.scope.items() if key not in OF_ONE_ROUTE} | {
         "method": method,
         "path": path,
         "raw_path": quote(path).encode(),
         "query_string": b"",
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in sent.items()],
+        "headers": sent,
         "state": state,
     }
     given = False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-from server.console.address import HEADERS, environment, error_html, visible
+from server.console.address import HEADERS, KEPT, environment, error_html, visible
 from server.console.wording import sentence
 from server.keys import Caller
 from server.routes_experiments import no_foreign_page
@@ -20,12 +20,8 @@ MOST_FIELDS = 200
 
 async def own_page(request: Request) -> None:
     """Only a page of this server may act: the cookie is SameSite=Strict, and a server without keys has none. Raises HTTPException."""
-    if request.method in ("GET", "HEAD"):
-        return
-    await no_foreign_page(request)
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, "a page of another site may not do this")
+    if request.method not in ("GET", "HEAD"):
+        await no_foreign_page(request)
 
 
 def console_router() -> APIRouter:
@@ -70,8 +66,8 @@ def refusal(request: Request, status: int, message: str, headers: dict[str, str]
     caller: Caller | None = request.scope["state"].get("caller")
     fragment = request.headers.get("hx-request") == "true"
     about: dict[str, Any] = {"scopes": caller.scopes, "key_id": caller.id} if caller is not None else {}
-    if fragment and request.method == "GET":  # a piece that fetches itself again stays as it is and goes on
-        headers = {**(headers or {}), "HX-Reswap": "none"}
+    if fragment and request.method == "GET":
+        headers = {**(headers or {}), **KEPT}
     return HTMLResponse(error_html(status, message, fragment=fragment, **about), status, {**(headers or {}), **HEADERS})
 
 
@@ -88,5 +84,5 @@ def json_field(form: dict[str, str], name: str) -> Any:
     """A field that a page of ours filled with JSON. Raises HTTPException."""
     try:
         return json.loads(form[name])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise HTTPException(400, "the form came broken; load the page again") from None

@@ -6,9 +6,11 @@ import json
 from time import perf_counter
 
 from fastapi import Request, Response
+from starlette.exceptions import HTTPException
 
 from server.console.inside import call
 from server.console.page import console_router, form_of, json_field, may, page, piece
+from server.console.run_files import at, number
 from server.openai_body import OWN_FIELD
 
 router = console_router()
@@ -78,8 +80,12 @@ async def post_answer(request: Request) -> Response:
     form = await form_of(request)
     body = {"model": form.get("student", ""), "messages": json_field(form, "messages"), OWN_FIELD: {"instruct": False}}
     began = perf_counter()
-    reply = (await call(request, "POST", "/v1/chat/completions", body)).json
+    reply = await call(request, "POST", "/v1/chat/completions", body)
     ms = 1000 * (perf_counter() - began)
-    choice = reply["choices"][0]
-    text = choice["message"].get("content") or "(no text)"
-    return piece("answer.html", text=text, ms=ms, usage=reply.get("usage"), finish=choice.get("finish_reason"))
+    try:
+        choice = reply.json["choices"][0]
+        text, finish = choice["message"].get("content"), choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise HTTPException(502, "the student's answer cannot be read: it is no chat completion") from None
+    usage = [number(at(reply.json, "usage", name)) for name in ("prompt_tokens", "completion_tokens")]
+    return piece("answer.html", text=text or "(no text)", ms=ms, usage=usage, finish=finish)

@@ -27,7 +27,7 @@ class Run:
     name: str
     task: str
     algorithm: str
-    seed: int
+    seed: str
     state: str
     """evaluated, or trained (a teacher, no summary), or unfinished."""
     loadable: bool
@@ -74,7 +74,7 @@ def _runs() -> Iterator[Run]:
             name=run.path.name,
             task=str(task.get("name", "")) if isinstance(task, dict) else str(task),
             algorithm=str(settings.get("algorithm", "")),
-            seed=int(settings.get("seed", 0)),
+            seed=str(settings.get("seed", "")),
             state=state,
             loadable=_loadable(run),
             gain=_gain(summary),
@@ -97,12 +97,30 @@ def summary_of(run: RunDirectory) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def at(tree: Any, *names: str) -> Any:
+    """What stands below these names; None where there is nothing or no mapping."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def number(value: Any) -> float | None:
+    """A number; None for whatever else a damaged file holds in its place."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
+
+
+def arms_of(summary: dict[str, Any]) -> dict[str, tuple[float | None, ...]]:
+    """(mean, low, high) of each arm of the evaluation."""
+    arms = at(summary, "eval", "arms")
+    return {
+        name: tuple(number(at(one, key)) for key in ("mean", "low", "high"))
+        for name, one in (arms.items() if isinstance(arms, dict) else ())
+    }
+
+
 def _gain(summary: dict[str, Any]) -> str:
-    try:
-        raw, trained = (summary["eval"]["arms"][arm]["mean"] for arm in ("raw", "trained"))
-        return f"{100 * raw:.1f} % → {100 * trained:.1f} %"
-    except (KeyError, TypeError):
-        return ""
+    raw, trained = (number(at(summary, "eval", "arms", arm, "mean")) for arm in ("raw", "trained"))
+    return "" if raw is None or trained is None else f"{100 * raw:.1f} % → {100 * trained:.1f} %"
 
 
 def headline_of(folder: Path) -> str | None:
@@ -113,7 +131,36 @@ def headline_of(folder: Path) -> str | None:
         return None
 
 
-def samples_of(run: RunDirectory) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Sample:
+    """An episode of training as a page shows it."""
+
+    step: str
+    instruction: str
+    message: str
+    answer: str
+    """Of the student, or why there is none."""
+    score: float | None
+    correct: float | None
+    """Of the score, the part that a grader gives."""
+
+
+def _sample(episode: dict[str, Any]) -> Sample:
+    """Raises LookupError, TypeError for what is no episode."""
+    messages, completions, scores = (episode[name] for name in ("messages", "completions", "scores"))
+    told = at(completions[0], "text") if completions else None
+    score = scores[0] if scores else None
+    return Sample(
+        step=str(episode["step"]),
+        instruction=str(episode["instruction"]["text"]),
+        message=str(messages[-1]["content"]) if messages else "",
+        answer=str(told or episode.get("error") or ""),
+        score=number(at(score, "value")),
+        correct=number(at(score, "parts", "correct")),
+    )
+
+
+def samples_of(run: RunDirectory) -> list[Sample]:
     """The latest training episodes, the newest first: of a question one, and of a text one, since a group's are often alike."""
     path = run.path / "episodes.jsonl"
     try:
@@ -124,18 +171,19 @@ def samples_of(run: RunDirectory) -> list[dict[str, Any]]:
     except OSError:
         return []
     whole = lines[1:-1] if size > TAIL_BYTES else lines[:-1]
-    found: list[dict[str, Any]] = []
+    found: list[Sample] = []
     seen: set[str] = set()
     for line in reversed(whole):
         try:
             episode = json.loads(line)
-            names = {f"question {episode['example_id']}", f"text {episode['instruction']['text']}"}
-        except (ValueError, KeyError, TypeError):
+            sample = _sample(episode)
+            names = {f"question {episode['example_id']}", f"text {sample.instruction}"}
+        except (ValueError, LookupError, TypeError):
             continue
         if names & seen:
             continue
         seen |= names
-        found.append(episode)
+        found.append(sample)
         if len(found) == SAMPLES:
             break
     return found

@@ -13,7 +13,7 @@ from evaluation import charts
 from exchange.settings import SettingError
 from server.console.address import HEADERS, policy_of
 from server.console.page import console_router, page
-from server.console.run_files import all_runs, headline_of, report_of, run_of, samples_of, summary_of
+from server.console.run_files import all_runs, arms_of, at, headline_of, number, report_of, run_of, samples_of, summary_of
 from teacher.run_directory import RunDirectory, runs_dir
 
 router = console_router()
@@ -42,19 +42,19 @@ def _shown(run: RunDirectory) -> dict[str, Any]:
     summary = summary_of(run)
     try:
         curves = run.curves()
-    except (ValueError, KeyError):  # not written by this version, or damaged
-        curves = {"training": (), "validation": (), "second": ()}
-    curve = (
-        charts.learning(curves["training"], curves["validation"], curves["second"])
-        if len(curves["training"]) + len(curves["validation"]) > 1
-        else None
-    )
+        enough = len(curves["training"]) + len(curves["validation"]) > 1
+        curve = charts.learning(curves["training"], curves["validation"], curves["second"]) if enough else None
+    except (ValueError, KeyError, TypeError, ArithmeticError):  # not written by this version, or damaged
+        curve = None
     try:
         config = yaml.safe_dump(run.config(), sort_keys=False)
     except SettingError:
         config = ""
-    arms = summary.get("eval", {}).get("arms", {})
+    spent = {name: number(at(summary, "student", name)) for name in ("calls", "cache_hits", "cost_usd")}
+    alarms = summary.get("alarms")
     return {
-        "name": run.path.name, "summary": summary, "arms": arms, "headline": headline_of(run.path), "curve": curve, "config": config,
+        "name": run.path.name, "summary": summary, "arms": arms_of(summary), "spent": None if None in spent.values() else spent,
+        "wall_s": number(summary.get("wall_s")), "alarms": alarms if isinstance(alarms, list) else (),
+        "headline": headline_of(run.path), "curve": curve, "config": config,
         "samples": samples_of(run), "report": (run.path / "report.html").is_file(), "step": run.last_step(),
     }  # fmt: skip

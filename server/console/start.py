@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from server import errors
 from server.console import experiments, playground, runs, teachers, traffic
-from server.console.address import COOKIE, FOLDER, HEADERS, HOME, LOGIN, is_console, visible
+from server.console.address import FOLDER, HEADERS, HOME, LOGIN, by_tls, cookie_name, is_console, visible
 from server.console.page import caller_of, console_router, form_of, piece, refusal
 from server.keys import KeyRing
 from store import StoreError
@@ -38,25 +38,25 @@ async def get_login(request: Request) -> Response:
 
 @router.post("/ui/login")
 async def post_login(request: Request) -> Response:
-    """Keeps the key in a cookie that no script reads and no other site's request carries, until the browser is closed."""
+    """Opens a session: a cookie that no script reads and no other site's request carries, until the browser is closed, hours at most."""
     keys: KeyRing | None = request.app.state.keys
     given = (await form_of(request)).get("key", "").strip()
     if keys is None:
         return RedirectResponse(HOME, 303)
-    if keys.find(given) is None:
+    session = keys.open_session(given)
+    if session is None:
         message = "No key of this server, or one that has expired or was revoked."
         return piece("login.html", status=401, pages=(), current="", key_id="", message=message, kind="error")
     gone = RedirectResponse(HOME, 303, HEADERS)
-    secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-    gone.set_cookie(COOKIE, given, httponly=True, samesite="strict", secure=secure)
+    gone.set_cookie(cookie_name(request.scope), session, httponly=True, samesite="strict", secure=by_tls(request.scope))
     return gone
 
 
 @router.post("/ui/logout")
-async def post_logout() -> Response:
-    """Has the browser forget the key."""
+async def post_logout(request: Request) -> Response:
+    """Has the browser forget the session."""
     gone = RedirectResponse(LOGIN, 303, HEADERS)
-    gone.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    gone.delete_cookie(cookie_name(request.scope), secure=by_tls(request.scope), httponly=True, samesite="strict")
     return gone
 
 
@@ -64,6 +64,7 @@ def install(app: FastAPI) -> None:
     """Put the console into the app. After the API, whose error handlers it keeps for the API's paths."""
     for part in (router, playground.router, traffic.router, teachers.router, experiments.router, runs.router):
         app.include_router(part)
+    app.state.looks = {}
     app.mount("/ui/static", StaticFiles(directory=FOLDER / "static"), name="console-static")
     api_refuses, api_store = app.exception_handlers[HTTPException], app.exception_handlers[StoreError]
 

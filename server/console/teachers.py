@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +25,7 @@ router = console_router()
 @router.get("/ui/teachers")
 async def get_teachers(request: Request) -> Response:
     """The page."""
-    return page(request, "teachers.html", "Teachers", **_values(request))
+    return page(request, "teachers.html", "Teachers", **await _values(request))
 
 
 @router.post("/ui/teachers/{name}/load")
@@ -48,17 +49,17 @@ async def _done(request: Request, name: str, path: str, body: Any) -> Response:
     except HTTPException as error:
         if before is None:
             raise
-        values = _values(request, sentence(error.detail), "error")
+        values = await _values(request, sentence(error.detail), "error")
         return piece("teachers_list.html", status=error.status_code, **values)
     same = before is not None and before.teacher.sha256 == reply.json["sha256"]
     said = "is the one that serves already" if same else "serves now"
-    return piece("teachers_list.html", **_values(request, f"{name}: {reply.json['id']} {said}.", "done"))
+    return piece("teachers_list.html", **await _values(request, f"{name}: {reply.json['id']} {said}.", "done"))
 
 
-def _values(request: Request, message: str = "", kind: str = "") -> dict[str, Any]:
+async def _values(request: Request, message: str = "", kind: str = "") -> dict[str, Any]:
     teachers = request.app.state.teachers
     shown = [_shown(request, name, teachers.get(name)) for name in teachers.names()]
-    runs = [run for run in all_runs() if run.loadable]
+    runs = [run for run in await asyncio.to_thread(all_runs) if run.loadable]
     return {"teachers": shown, "runs": runs, "message": message, "kind": kind}
 
 

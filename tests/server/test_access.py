@@ -16,9 +16,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from exchange.settings import SettingError
+from server.access import Access
 from server.app import create_app
-from server.keys import Key, change, new_secret
+from server.keys import SCOPES, Key, KeyRing, change, new_secret
 from server.settings import ServerSettings
+from server.shared_limits import SharedLimits
 from server.students import ServedStudent
 from tests.redis_server import RedisServer, running_redis
 from tests.server.fakes import FakePolicy, FakeTeacher, HangingPolicy
@@ -129,6 +131,20 @@ def test_a_key_opens_its_scopes(file: Path, make: Make) -> None:
         assert [status(admin, path) for path in ("/instruct", "/v1/models", "/docs")] == [200, 200, 200]
         assert client.post("/instruct", json={"query": "q"}, headers={"x-api-key": instruct}).status_code == 200
         assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("with_keys", [True, False])
+def test_who_shows_no_key_has_no_scope_where_there_are_keys(file: Path, make: Make, with_keys: bool) -> None:
+    make()
+    seen: list[tuple[str, ...]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["state"]["caller"].scopes)
+
+    door = Access(app, keys=KeyRing(file) if with_keys else None, limits=SharedLimits(None, 1.0), hosts=None)
+    for path in ("/livez", "/readyz", "/ui/login", "/ui/logout", "/ui/static/console.js"):
+        asyncio.run(door({"type": "http", "path": path, "headers": [], "state": {"request_id": "r"}}, None, None))  # type: ignore[arg-type]
+    assert seen == [() if with_keys else SCOPES] * 5
 
 
 def test_tenants_share_no_cached_instruction(file: Path, make: Make) -> None:

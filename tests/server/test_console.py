@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
@@ -19,7 +20,8 @@ from exchange.guard import REASONS as REFUSALS
 from server.app import create_app
 from server.console.address import COOKIE, CSP, PAGES, policy_of
 from server.console.playground import REASONS
-from server.keys import Key, change, new_secret
+from server.experiments import Experiments
+from server.keys import Key, change, main, new_secret
 from server.settings import ServerSettings
 from server.students import ServedStudent
 from tests.server.fakes import FakePolicy, FakeTeacher
@@ -143,10 +145,13 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_opens_the_console_a
     with served(keys) as client:
         cookie = client.post("/ui/login", data={"key": key}).headers["set-cookie"].lower()
         assert "httponly" in cookie and "samesite=strict" in cookie and "secure" not in cookie
-        behind_tls = client.post("/ui/login", data={"key": key}, headers={"x-forwarded-proto": "https"})
-        assert "secure" in behind_tls.headers["set-cookie"].lower()
+        session = client.cookies[COOKIE]
+        assert key[17:] not in session and client.get("/ui/runs").status_code == 200
         client.cookies.clear()
-        client.cookies.set(COOKIE, key)
+        for wrong in (key, session[:-1] + ("0" if session[-1] != "0" else "1"), session.replace(".1", ".2", 1), session[:-65], "x"):
+            assert client.get("/ui/runs", headers={"cookie": f"{COOKIE}={wrong}"}).status_code == 303, wrong
+        # An odd cookie of another app on this host name takes nobody's session.
+        client.headers["cookie"] = f'a[]={{"b": "c"}}; @=; {COOKIE}={session}; d'
         assert client.get("/ui/runs").status_code == 200
         for path in ("/experiments", "/teachers", "/modes", "/metrics", "/docs"):
             assert client.get(path).status_code == 401, path
@@ -155,13 +160,38 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_opens_the_console_a
         assert out.headers["location"] == "/ui/login" and 'wst-console=""' in out.headers["set-cookie"]
 
 
-def test_a_revoked_key_is_out_at_once(keys: Path, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", ["https", "https,http", " HTTPS , http"])
+def test_behind_tls_the_cookie_belongs_to_this_host_and_to_tls(keys: Path, make: Callable[..., str], told: str) -> None:
+    key, proxied = make("admin"), {"x-forwarded-proto": told}
+    with served(keys) as client:
+        cookie = client.post("/ui/login", data={"key": key}, headers=proxied).headers["set-cookie"]
+        name, _, session = cookie.partition(";")[0].partition("=")
+        assert name == "__Host-wst-console" and "; Secure" in cookie and "; Path=/;" in cookie and "domain" not in cookie.lower()
+        client.cookies.clear()
+        assert client.get("/ui/runs", headers={"cookie": f"{name}={session}", **proxied}).status_code == 200
+        # One without the prefix may be a neighbour's.
+        assert client.get("/ui/runs", headers={"cookie": f"{COOKIE}={session}", **proxied}).status_code == 303
+        out = client.post("/ui/logout", headers=proxied).headers["set-cookie"]
+        assert out.startswith(f'{name}=""') and "; Secure" in out  # without it a browser keeps the cookie
+
+
+@pytest.mark.parametrize("end", ["revoke", "rotate"])
+def test_a_key_that_is_revoked_or_rotated_ends_its_sessions_on_every_worker(
+    keys: Path, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
     monkeypatch.setattr("server.keys.LOOK_S", 0.0)
-    key = make("admin")
-    with served(keys, key) as client:
-        assert client.get("/ui/runs").status_code == 200
-        change(keys, lambda known: known.update({k: one.model_copy(update={"revoked": True}) for k, one in known.items()}))
-        assert client.get("/ui/runs").status_code == 303
+    key, other = make("admin"), make("admin")
+    with served(keys, key) as client, served(keys) as worker:
+        mine, others = client.cookies[COOKIE], worker.post("/ui/login", data={"key": other}).cookies[COOKIE]
+        worker.cookies.clear()
+
+        def opens(session: str) -> list[int]:
+            return [one.get("/ui/runs", headers={"cookie": f"{COOKIE}={session}"}).status_code for one in (client, worker)]
+
+        client.cookies.clear()
+        assert opens(mine) == opens(others) == [200, 200]
+        assert main(["--keys", str(keys), end, key[4:16]]) == 0
+        assert opens(mine) == [303, 303] and opens(others) == [200, 200]
 
 
 ACTIONS = (
@@ -193,6 +223,10 @@ def test_no_page_of_another_site_acts(tmp_path: Path) -> None:
             for headers in FOREIGN:
                 got = client.post(path, data={"query": "q", "mode": "off", **FORM, "id": "e2"}, headers=headers)
                 assert got.status_code == 403 and "another site" in got.text, (path, headers)
+        for path in ("/experiments/e1/stop", "/teachers/default/reload", "/teachers/default/rollback"):
+            for headers in FOREIGN:
+                assert client.post(path, headers=headers).status_code == 403, (path, headers)
+        assert client.get("/experiments/e1").json()["status"] == "running"
         assert [one["id"] for one in client.get("/experiments").json()["experiments"]] == ["e1"]
         assert client.get("/modes").json()["modes"] == [] and not policy.batches
 
@@ -353,3 +387,112 @@ def test_a_piece_that_fails_stays_and_asks_again(tmp_path: Path) -> None:
     with online(tmp_path) as client:
         got = client.get("/ui/experiments/none/live", headers=HTMX)
         assert (got.status_code, got.headers["hx-reswap"]) == (404, "none")
+
+
+def test_a_piece_stays_where_its_key_asks_too_often(keys: Path, make: Callable[..., str]) -> None:
+    with served(keys, make("metrics", requests_per_minute=2)) as client:
+        got = [client.get("/ui/traffic/now", headers=HTMX) for _ in range(3)][-1]
+        assert (got.status_code, got.headers["hx-reswap"]) == (429, "none") and got.headers["retry-after"]
+        assert "hx-reswap" not in client.post("/ui/playground", headers=HTMX).headers  # the form's reader is told in its place
+
+
+def test_no_caller_makes_the_playground_fail(tmp_path: Path) -> None:
+    with faulty_server() as upstream, online(tmp_path, students={"m": ServedStudent(base_url=upstream.url)}) as client:
+        unknown = client.post("/ui/playground", data={"query": "q", "teacher": "日本"}, headers=HTMX)
+        assert unknown.status_code == 422 and "no header can carry" in unknown.text
+        for depth in (2_000, 20_000):
+            deep = client.post("/ui/playground/answer", data={"student": "m", "messages": "[" * depth + "]" * depth}, headers=HTMX)
+            assert deep.status_code in (400, 422), depth
+        sent = {"student": "m", "messages": '[{"role": "user", "content": "q"}]'}
+        for body in ({}, {"choices": []}, {"choices": [{"message": None}]}, {"choices": 5}):
+            upstream.script = [reply(200, body)]
+            got = client.post("/ui/playground/answer", data=sent, headers=HTMX)
+            assert got.status_code == 502 and "cannot be read" in got.text, body
+        for usage in ({}, None, 5, {"prompt_tokens": None, "completion_tokens": "x"}):
+            upstream.script = [reply(200, {**chat("4"), "usage": usage})]
+            got = client.post("/ui/playground/answer", data=sent, headers=HTMX)
+            assert got.status_code == 200 and "4</p>" in got.text and "tokens" not in got.text, usage
+
+
+def test_a_page_needs_no_host(tmp_path: Path) -> None:
+    """HTTP/1.0 has none."""
+    with online(tmp_path, hosts=None) as client:
+        app: Any = client.app
+        scope = {"type": "http", "method": "GET", "path": "/ui/experiments", "raw_path": b"/ui/experiments", "query_string": b"",
+                 "headers": [], "scheme": "http", "http_version": "1.0", "root_path": "", "app": app}  # fmt: skip
+        said: list[Any] = []
+        requests = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive() -> Any:
+            for message in requests:
+                return message
+            return await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        assert client.portal is not None
+        client.portal.call(app, scope, receive, send)
+        assert said[0]["status"] == 200
+
+
+DAMAGED = (
+    {"eval": {"arms": {"raw": {"mean": None}, "trained": {"mean": "high", "low": [], "high": 10**400}, "blind": 5}}},
+    {"eval": {"arms": []}, "student": {"calls": "many"}, "wall_s": "long", "alarms": 3},
+    {"eval": None, "student": 3, "alarms": [1, None]},
+    {"eval": {"arms": 5}},
+)
+
+
+@pytest.mark.parametrize("summary", DAMAGED)
+def test_a_damaged_run_takes_no_page_down(tmp_path: Path, run: Path, summary: dict[str, Any]) -> None:
+    whole = json.loads((run / "episodes.jsonl").read_text().splitlines()[0])
+    odd = [{"scores": [{"value": "x"}]}, {"scores": 3}, {"completions": [None]}, {"messages": [{}]}, {"scores": [{"parts": []}]}]
+    rows = [{**whole, "example_id": str(i), "instruction": {"text": f"t{i}"}, **one} for i, one in enumerate(odd)]
+    (run / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "metrics.jsonl").write_text('{"step": "x", "right_rate": null}\n' * 3)
+    (run / "config.yaml").write_text("task: [own]\nseed: null\n")
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run.parent / "20260102-000000-other").mkdir()
+    (run.parent / "20260102-000000-other" / "config.yaml").write_text("task: {name: own}\n")
+    with online(tmp_path) as client:
+        listed = client.get("/ui/runs")
+        assert listed.status_code == 200 and run.name in listed.text and "20260102-000000-other" in listed.text
+        assert client.get("/ui/teachers").status_code == 200
+        page = client.get(f"/ui/runs/{run.name}")
+        assert page.status_code == 200 and page.text.count('class="role">answer') == 3
+
+
+def test_behind_a_proxy_that_changes_the_host_and_asks_for_a_password(keys: Path, make: Callable[..., str]) -> None:
+    own = {"sec-fetch-site": "same-origin", "origin": "https://wst.example", "host": "10.0.0.7:8000", "authorization": "Basic eDp5"}
+    key = make("admin")
+    with served(keys) as client:
+        assert client.post("/ui/login", data={"key": key}, headers=own).status_code == 303
+        assert client.get("/ui/runs", headers={"authorization": "Basic eDp5"}).status_code == 200
+        assert client.post("/ui/traffic/modes/nobody", data={"mode": "off"}, headers=own).status_code == 404
+        wrong = {**own, "authorization": f"Bearer wst_{'0' * 12}_{'x' * 43}"}
+        assert client.get("/ui/runs", headers=wrong).status_code == 303
+
+
+def test_many_open_pages_cost_one_report_until_the_log_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    report = Experiments.report
+
+    async def counted(self: Experiments, running: Any) -> Any:
+        made.append(running.definition.id)
+        return await report(self, running)
+
+    monkeypatch.setattr(Experiments, "report", counted)
+    with online(tmp_path) as client:
+        created(client)
+
+        def looks() -> int:
+            made.clear()
+            assert all(client.get(f"/ui/experiments/e1{path}").status_code == 200 for path in ("", "/live", "/live"))
+            return len(made)
+
+        assert [looks(), looks()] == [1, 0]
+        told(client, unit="u", experiment="e1", value=int(asked(client, "u")["experiment"] is not None))
+        assert [looks(), looks()] == [1, 0]
+        assert client.post("/experiments/e1/stop").status_code == 200
+        assert looks() == 1 and "stopped" in client.get("/ui/experiments/e1/live").text

@@ -181,3 +181,11 @@ def test_every_flow_of_the_console(service: tuple[str, str], page: Page) -> None
     page.until("document.querySelector('p')?.textContent === 'The report of the run.'")
     assert page.run("getComputedStyle(document.querySelector('p')).color") == "rgb(1, 2, 3)"
     assert page.complaints == []
+
+    # A poll that is refused, by whoever and in whatever shape, leaves the page as it is and says so, until one is answered.
+    page.open(url + "/ui/traffic")
+    for path, said in (("/v1/models", True), ("/ui/traffic/now", False)):
+        page.run(f"htmx.ajax('GET', '{path}', {{target: '#now', swap: 'outerHTML'}}).then(() => {{ window.asked = '{path}' }})")
+        page.until(f"window.asked === '{path}'")
+        assert page.run("document.querySelectorAll('#now dl').length") == 1
+        assert page.run("!document.querySelector('#offline').hidden") is said

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exchange.settings import SettingError
-from server.keys import KeyRing, change, main, read_keys
+from server.keys import Key, KeyRing, _session, change, main, new_secret, read_keys
 
 
 def made(file: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -120,3 +120,29 @@ def test_a_date_without_its_offset_is_refused_in_one_line(tmp_path: Path) -> Non
     path.write_text(json.dumps({"keys": {"0123456789ab": key}}))
     with pytest.raises(SettingError, match=r"keys\.0123456789ab\.expires: a date and time needs its offset from UTC, as in 2030"):
         read_keys(path)
+
+
+def test_a_session_ends_in_hours_and_no_later_than_what_opened_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, now = tmp_path / "keys.json", datetime.now(UTC)
+    text, secret = new_secret("0" * 12)
+    old, gone = new_secret("0" * 12)
+    key = Key(tenant="t", secrets=(secret, gone.model_copy(update={"until": now + timedelta(hours=1)})), scopes=("admin",), created=now)
+    change(file, lambda keys: keys.update({"0" * 12: key, "1" * 12: key.model_copy(update={"secrets": ()})}))
+    ring = KeyRing(file)
+    sessions = [ring.open_session(one) for one in (text, old)]
+    assert ring.open_session(text + "x") is None and None not in sessions
+
+    def stand(hours: float) -> list[bool]:
+        class Then(datetime):
+            @classmethod
+            def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+                return now + timedelta(hours=hours)
+
+        monkeypatch.setattr("server.keys.datetime", Then)
+        return [ring.in_session(one or "") is not None for one in sessions]
+
+    assert [stand(hours) for hours in (0.9, 1.1, 11.9, 12.1)] == [[True, True], [True, False], [True, False], [False, False]]
+    stand(0)
+    expiry = int(now.timestamp()) + 60
+    assert ring.in_session(_session("0" * 12, key, expiry)) is not None
+    assert ring.in_session(_session("1" * 12, key.model_copy(update={"secrets": ()}), expiry)) is None  # a MAC by nothing is anybody's
