@@ -79,6 +79,8 @@ vllm-env: .venv-vllm/.done
 
 .venv-vllm/.done: constraints-vllm.txt | setup
 	test -x .venv-vllm/bin/python || $(BIN)/python -m venv .venv-vllm
+	@.venv-vllm/bin/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || { \
+		echo "make: vLLM's CPU build loads libnuma.so.1, which is missing; on Debian: apt-get install libnuma1" >&2; exit 1; }
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
 	@touch $@
 

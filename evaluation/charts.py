@@ -170,8 +170,8 @@ def help_and_harm(rows: Sequence[tuple[str, float, float]]) -> str:
     bottom = 8 + ROW * len(rows)
     parts = [line(across.at(tick), 4, across.at(tick), bottom, "grid") for tick in across.ticks()]
     parts += [text(across.at(tick), bottom + 14, f"{100 * abs(tick):g}", anchor="middle") for tick in across.ticks()]
-    parts.append(text(across.at(-reach), bottom + 32, "harms, % of questions", kind="name"))
-    parts.append(text(across.at(reach), bottom + 32, "helps, % of questions", anchor="end", kind="name"))
+    parts.append(text(across.at(-reach), bottom + 32, "harms, % of all", kind="name"))
+    parts.append(text(across.at(reach), bottom + 32, "helps, % of all", anchor="end", kind="name"))
     for i, (name, helped, harmed) in enumerate(rows):
         y = 4 + ROW * i + 4
         for value, kind in ((-harmed, "worse"), (helped, "better")):
