@@ -62,7 +62,7 @@ class Access:
             return await self.app(scope, receive, send)
         found = self._found(headers, scope)
         if found is None:
-            if address.is_console(scope["path"]) and _reads(headers):
+            if address.for_a_reader(scope["path"], headers):
                 return await _to_the_log_in(headers)(scope, receive, send)
             told = {"WWW-Authenticate": "Bearer"}
             message = "a valid key of this server is needed, as Authorization: Bearer wst_…"
@@ -120,11 +120,6 @@ def _given(given: Sequence[str], other: Sequence[str]) -> str:
     return other[0] if not given and len(other) == 1 else ""
 
 
-def _reads(headers: Headers) -> bool:
-    """Whether a browser asks, and not a program."""
-    return "text/html" in headers.get("accept", "") or headers.get("hx-request") == "true"
-
-
 def _to_the_log_in(headers: Headers) -> Response:
     """A page goes there; a piece of a page has htmx take the whole page there."""
     if headers.get("hx-request") == "true":
@@ -135,7 +130,7 @@ def _to_the_log_in(headers: Headers) -> Response:
 def _refused(scope: Scope, status: int, message: str, told: dict[str, str] | None = None) -> Response:
     """The error in its one shape, or on the console as a sentence for its reader."""
     headers, state = Headers(scope=scope), scope["state"]
-    if not (address.is_console(scope["path"]) and _reads(headers)):
+    if not address.for_a_reader(scope["path"], headers):
         return error_response(status, message, state["request_id"], told)
     fragment, caller = headers.get("hx-request") == "true", state["caller"]
     html = address.error_html(status, message, fragment=fragment, scopes=caller.scopes, key_id=caller.id)

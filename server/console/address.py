@@ -66,6 +66,11 @@ def is_console(path: str) -> bool:
     return path == HOME or path.startswith(BELOW)
 
 
+def for_a_reader(path: str, headers: Headers) -> bool:
+    """Whether an error goes to a browser on a page of ours; a program gets the API's everywhere."""
+    return is_console(path) and ("text/html" in headers.get("accept", "") or headers.get("hx-request") == "true")
+
+
 def is_open(path: str) -> bool:
     """What is given without a key: the log-in page and what it is made of."""
     return path in (LOGIN, "/ui/logout") or path.startswith("/ui/static/")

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from server import errors
 from server.console import experiments, playground, runs, teachers, traffic
-from server.console.address import FOLDER, HEADERS, HOME, LOGIN, by_tls, cookie_name, is_console, visible
+from server.console.address import FOLDER, HEADERS, HOME, LOGIN, by_tls, cookie_name, for_a_reader, visible
 from server.console.page import caller_of, console_router, form_of, piece, refusal
 from server.keys import KeyRing
 from store import StoreError
@@ -70,12 +70,12 @@ def install(app: FastAPI) -> None:
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if not is_console(request.scope["path"]):
+        if not for_a_reader(request.scope["path"], request.headers):
             return await api_refuses(request, error)  # type: ignore[no-any-return, misc]
         return refusal(request, error.status_code, errors.OURS.get(error.detail, error.detail))
 
     async def store_fails(request: Request, error: Exception) -> Response:
-        if not is_console(request.scope["path"]):
+        if not for_a_reader(request.scope["path"], request.headers):
             return await api_store(request, error)  # type: ignore[no-any-return, misc]
         return refusal(request, 503, "the event log does not take this now, nothing was kept; try again")
 

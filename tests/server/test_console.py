@@ -26,6 +26,7 @@ from server.settings import ServerSettings
 from server.students import ServedStudent
 from tests.server.fakes import FakePolicy, FakeTeacher
 from tests.server.online import asked, created, online, told
+from tests.server.test_instruct import assert_error
 from tests.student_clients.conftest import chat
 from tests.student_clients.faulty_server import faulty_server, reply
 
@@ -496,3 +497,10 @@ def test_many_open_pages_cost_one_report_until_the_log_grows(tmp_path: Path, mon
         assert [looks(), looks()] == [1, 0]
         assert client.post("/experiments/e1/stop").status_code == 200
         assert looks() == 1 and "stopped" in client.get("/ui/experiments/e1/live").text
+
+
+def test_a_program_on_a_page_of_ours_gets_the_errors_of_the_api(tmp_path: Path) -> None:
+    with online(tmp_path) as client:
+        assert_error(client.post("/"), 405, "method_not_allowed")
+        assert_error(client.get("/ui/none"), 404, "not_found")
+        assert "<!doctype html>" in client.get("/ui/none", headers={"Accept": "text/html"}).text
