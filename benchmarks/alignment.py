@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import load_runs, save, train
+from benchmarks.results_file import load_runs, save, train, write_docs
 from teacher.run_directory import git_commit
 
 NAME = "alignment"
-DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 PENALTIES = (0.5, 0.0)
 GUARDRAILS = ("over_refusal", "harmful_compliance")
 STEP = ("step", "value", "right", "second", "parted", "n")
@@ -92,9 +90,7 @@ def main() -> int:
             continue
         runs.append(run_cell(penalty, seed, commit))
         save(NAME, headline=headline(runs), runs=runs, commit=commit)
-        start, end = f"<!-- {NAME} -->", f"<!-- /{NAME} -->"
-        head, rest = DOCS.read_text(encoding="utf-8").split(start)
-        DOCS.write_text(f"{head}{start}\n{table(runs)}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+        write_docs(NAME, table(runs))
         print(json.dumps(runs[-1]), flush=True)
     return 0
 

@@ -11,17 +11,15 @@ import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import load_runs, save, train
+from benchmarks.results_file import load_runs, save, train, write_docs
 from evaluation.paired import wilson
 from teacher.run_directory import git_commit
 
 NAME = "lab_runs"
 MANY = 3200
 """Test questions where harm is looked at: a third of them are right raw."""
-DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 CELLS = [
     {"algorithm": algorithm, "student": student, "dial": dial, "seed": seed}
     for algorithm, student, dial in (
@@ -98,13 +96,6 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_docs(runs: list[dict[str, Any]]) -> None:
-    start, end = f"<!-- {NAME} -->", f"<!-- /{NAME} -->"
-    text = DOCS.read_text(encoding="utf-8")
-    head, rest = text.split(start)
-    DOCS.write_text(f"{head}{start}\n{table(runs)}\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab_runs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (times are comparable at 1 only)")
@@ -116,7 +107,7 @@ def main() -> int:
         for run in pool.map(lambda cell: run_cell(cell, commit), todo):
             runs.append(run)
             save(NAME, headline=headline(runs), runs=runs, commit=commit)
-            write_docs(runs)
+            write_docs(NAME, table(runs))
             print(json.dumps(run), flush=True)
     return 0
 

@@ -17,17 +17,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import load_runs, save, train
+from benchmarks.results_file import load_runs, save, train, write_docs
 from tasks.gsm8k_answer import extract
 from tasks.lab_arithmetic import load
 from tasks.source import stable_share
 from teacher.run_directory import git_commit
 
 NAME = "label_free"
-DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 COMMON = [
     "--teacher.warm_start.questions=300",
     "--max_steps=40",
@@ -166,9 +164,7 @@ def main() -> int:
             continue
         runs.append(run_cell(name, commit))
         save(NAME, headline=headline(runs), runs=runs, commit=commit)
-        start, end = f"<!-- {NAME} -->", f"<!-- /{NAME} -->"
-        head, rest = DOCS.read_text(encoding="utf-8").split(start)
-        DOCS.write_text(f"{head}{start}\n{table(runs)}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+        write_docs(NAME, table(runs))
         print(json.dumps(runs[-1]), flush=True)
     return 0
 

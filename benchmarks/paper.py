@@ -18,17 +18,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import load_runs, save, train
+from benchmarks.results_file import load_runs, save, train, write_docs
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from lab.weights_folder import model_dir
 from teacher.run_directory import git_commit
 
 NAME = "paper"
-DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 STRONGER = "model:stronger"
 
 
@@ -119,12 +117,6 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_docs(runs: Sequence[dict[str, Any]]) -> None:
-    start, end = f"<!-- {NAME} -->", f"<!-- /{NAME} -->"
-    head, rest = DOCS.read_text(encoding="utf-8").split(start)
-    DOCS.write_text(f"{head}{start}\n{table(runs)}\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
 def dry_run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """What one run would ask and cost."""
     from exchange.settings import parse_known
@@ -172,7 +164,7 @@ def body(argv: Sequence[str]) -> int:
                 runs.append({**outcome(summary, seed, name, args.student, args.gpus), "commit": commit})
                 if args.student != "tiny":
                     save(NAME, headline={"runs": len(runs)}, runs=runs, commit=commit)
-                    write_docs(runs)
+                    write_docs(NAME, table(runs))
     if not args.dry_run:
         print(table(runs))
     return 0

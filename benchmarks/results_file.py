@@ -14,6 +14,7 @@ from typing import Any
 from teacher.run_directory import write_json
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs" / "results.md"
 LOAD = round(os.getloadavg()[0], 2)
 """The machine's load average over the minute before the benchmark, which has started nothing yet."""
 
@@ -66,3 +67,10 @@ def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]], com
     command = "python -m " + " ".join(["benchmarks." + name, *sys.argv[1:]])
     about = {"commit": commit, "machine": machine(), "load_average_before": LOAD, "command": command}
     write_json(RESULTS / f"{name}.json", {"headline": headline, **about, "runs": runs})
+
+
+def write_docs(name: str, table: str) -> None:
+    """Put a table between the benchmark's markers on the page of results."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    head, rest = DOCS.read_text(encoding="utf-8").split(start)
+    DOCS.write_text(f"{head}{start}\n{table}\n{end}{rest.split(end)[1]}", encoding="utf-8")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.paper import CELLS, DOCS, STRONGER, command, main, outcome, table
+from benchmarks.paper import CELLS, STRONGER, command, main, outcome, table
+from benchmarks.results_file import DOCS
 from exchange.settings import find_config
 
 ARMS = ("raw", "static", STRONGER, "untrained", "trained")
