@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,18 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
+def new_key(file: Path, scopes: tuple[str, ...], **fields: Any) -> str:
+    """The text of a key that the file holds from now on."""
+    key_id = f"{len(file.read_text()) if file.exists() else 0:012x}"
+    text, secret = new_secret(key_id)
+    key = Key.model_validate({"tenant": "t", "secrets": (secret,), "scopes": scopes, "created": datetime.now(UTC), **fields})
+    change(file, lambda keys: keys.update({key_id: key}))
+    return text
+
+
 @pytest.fixture
 def make(file: Path) -> Make:
-    from datetime import UTC, datetime
-
-    def make(scopes: tuple[str, ...] = ("instruct", "proxy"), **fields: Any) -> str:
-        key_id = f"{len(file.read_text()) if file.exists() else 0:012x}"
-        text, secret = new_secret(key_id)
-        key = Key.model_validate({"tenant": "t", "secrets": (secret,), "scopes": scopes, "created": datetime.now(UTC), **fields})
-        change(file, lambda keys: keys.update({key_id: key}))
-        return text
-
-    return make
+    return lambda scopes=("instruct", "proxy"), **fields: new_key(file, scopes, **fields)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from server.app import create_app
 from server.console.address import COOKIE, CSP, PAGES, policy_of
 from server.console.playground import REASONS
 from server.experiments import Experiments
-from server.keys import Key, change, main, new_secret
+from server.keys import main
 from server.settings import ServerSettings
 from server.students import ServedStudent
 from tests.server.fakes import FakePolicy, FakeTeacher
 from tests.server.online import asked, created, online, told
+from tests.server.test_access import new_key
 from tests.server.test_instruct import assert_error
 from tests.student_clients.conftest import chat
 from tests.student_clients.faulty_server import faulty_server, reply
@@ -51,14 +51,7 @@ def keys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(keys: Path) -> Callable[..., str]:
-    def make(*scopes: str, **fields: Any) -> str:
-        key_id = f"{len(keys.read_text()) if keys.exists() else 0:012x}"
-        text, secret = new_secret(key_id)
-        key = Key.model_validate({"tenant": "t", "secrets": (secret,), "scopes": scopes, "created": datetime.now(UTC), **fields})
-        change(keys, lambda known: known.update({key_id: key}))
-        return text
-
-    return make
+    return lambda *scopes, **fields: new_key(keys, scopes, **fields)
 
 
 @contextmanager
