@@ -6,15 +6,32 @@ file and the figures measured on the world. A folder whose bytes differ from the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from exchange.settings import SettingError
 
 WORLDS = ("arithmetic", "alignment", "reasoning")
 MANIFEST = "manifest.json"
+_LOADING = threading.Lock()
+Load = TypeVar("Load", bound=Callable[..., Any])
+
+
+def one_at_a_time(load: Load) -> Load:
+    """A function that imports transformers and reads a model, as one of all such functions at a time: transformers fails to import on two
+    threads at once, and builds models under settings of the whole process, which leave another one's weights without data."""
+
+    @functools.wraps(load)
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        with _LOADING:
+            return load(*args, **kwargs)
+
+    return cast(Load, alone)
 
 
 def weights_dir(world: str) -> Path:

@@ -20,6 +20,7 @@ from typing import Any
 
 from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
+from lab.weights_folder import one_at_a_time
 from student_clients.embedded_decoding import Row, decode
 from student_clients.errors import StudentBadRequest, StudentUnknownModel, StudentUnreachable
 from student_clients.ledger import Ledger
@@ -104,8 +105,12 @@ class EmbeddedStudent:
 
     def _load(self) -> _Loaded:
         """Worker thread: the model, loaded at the first call."""
-        if self._loaded is not None:
-            return self._loaded
+        if self._loaded is None:
+            self._loaded = self._read()
+        return self._loaded
+
+    @one_at_a_time
+    def _read(self) -> _Loaded:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
@@ -132,8 +137,7 @@ class EmbeddedStudent:
         config = model.config.get_text_config()
         # Models without numbered positions (ALiBi, state spaces) have no limit of their own.
         context = config.max_position_embeddings if hasattr(config, "max_position_embeddings") else tokenizer.model_max_length
-        self._loaded = _Loaded(model, tokenizer, end_ids, context)
-        return self._loaded
+        return _Loaded(model, tokenizer, end_ids, context)
 
     def _row(self, loaded: _Loaded, request: _Request) -> Row:
         """The prompt as the model's chat template writes it, and how to go on from it."""

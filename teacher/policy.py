@@ -19,13 +19,14 @@ from exchange.compose import template_version
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
 from exchange.settings import SettingError
-from lab.weights_folder import file_sha256, resolve_model
+from lab.weights_folder import file_sha256, one_at_a_time, resolve_model
 from teacher.prompt import TeacherPrompt
 
 MANIFEST = "teacher.json"
 Fitting = TypeVar("Fitting", bound=PublicExample)
 
 
+@one_at_a_time
 def load_model(name: str) -> tuple[Any, Any]:
     """(model, tokenizer) of a Hugging Face folder or Hub id, on the GPU where there is one; left padding.
 

@@ -1,4 +1,4 @@
-"""Which checkpoint is the best: the greedy teacher on validation questions, by the mean value its reward pays.
+"""Which checkpoint is the best: the greedy teacher on validation questions, by the mean value its reward pays; of equal ones the latest.
 
 The mean value, not the share right alone, so that of two equally right teachers the one that keeps silent more wins. Step 0 (after the
 warm start) is a candidate, so training never ships something worse than it began with.
@@ -95,7 +95,7 @@ class Validator:
             line["gold"] = statistics.fmean(golds)
         line.update(self._second(episodes))
         best = self.best()
-        if not line.get("parted") and (best is None or line["value"] > best[0]):
+        if not line.get("parted") and (best is None or line["value"] >= best[0]):  # what is learnt beyond validation is kept
             folder = self.run.checkpoints / f"best-{step}"
             if folder.exists():
                 shutil.rmtree(folder)
@@ -150,15 +150,15 @@ class Validator:
     def best(self) -> tuple[float, int, Path] | None:
         """(value, step, folder) of the best validated step whose weights are kept; None before the first."""
         candidates = [
-            (line["value"], -line["step"], self.run.checkpoints / f"best-{line['step']}")
+            (line["value"], line["step"], self.run.checkpoints / f"best-{line['step']}")
             for line in self.run.lines("validation.jsonl")
             if not line.get("parted")
         ]
-        kept = [(value, -step, path) for value, step, path in sorted(candidates, reverse=True) if (path / COMPLETE).exists()]
+        kept = [best for best in sorted(candidates, reverse=True) if (best[2] / COMPLETE).exists()]
         return kept[0] if kept else None
 
     def without_gain(self) -> int:
-        """Validations since the best value was reached."""
+        """Validations since the best value was first reached."""
         values = [line["value"] for line in self.run.lines("validation.jsonl")]
         return len(values) - 1 - values.index(max(values)) if values else 0
 
@@ -168,7 +168,7 @@ class Validator:
         upto = [line for line in self.run.lines("validation.jsonl") if line["step"] <= checkpoint_step and not line.get("parted")]
         needed = {best[1]} if best else set()
         if upto:
-            needed.add(max(upto, key=lambda line: (line["value"], -line["step"]))["step"])
+            needed.add(max(upto, key=lambda line: (line["value"], line["step"]))["step"])
         for folder in self.run.checkpoints.glob("best-*"):
             step = int(folder.name.rpartition("-")[2])
             if step not in needed and step < checkpoint_step:

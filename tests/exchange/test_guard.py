@@ -120,9 +120,9 @@ def test_twice_is_once(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["<think>", "</think>", "\n", "<|", "< ", "user ", "_", "<|" + "x" * 80])
 def test_hostile_repetition_is_linear(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     guard(written(piece * (400_000 // len(piece))), max_chars=10**6)
-    assert time.perf_counter() - started < 5.0  # quadratic would take minutes
+    assert time.thread_time() - started < 5.0  # quadratic would take minutes
 
 
 @pytest.mark.parametrize(
@@ -286,6 +286,6 @@ def test_every_shared_run_is_found(source: str, at: int, length: int) -> None:
 
 def test_long_requests_are_compared_quickly() -> None:
     long = asked("why is the sky blue " * 50_000, "never say it " * 50_000)
-    began = time.perf_counter()
+    began = time.thread_time()
     guard(written("why is never say it the sky " * 70), long)
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0

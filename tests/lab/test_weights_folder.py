@@ -1,12 +1,14 @@
 """The shipped weights are whole, small, and refused when damaged."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lab import weights_folder
 from lab.measure import BOUNDS
-from lab.weights_folder import model_dir, read_manifest, weights_dir
+from lab.weights_folder import model_dir, one_at_a_time, read_manifest, weights_dir
 
 
 @pytest.fixture
@@ -72,3 +74,22 @@ def test_the_teacher_is_much_smaller_than_its_students():
     assert max(size["student"], size["student_b"]) <= 1_000_000
     assert size["teacher"] <= 300_000
     assert 3 * size["teacher"] <= min(size["student"], size["student_b"])
+
+
+def test_models_are_read_one_at_a_time():
+    """Two at once break each other in transformers: a second teacher's weights had no data."""
+    second, at_work = threading.Event(), 0
+
+    def load():
+        nonlocal at_work
+        at_work += 1
+        if at_work == 1:
+            assert not second.wait(0.2)  # the other thread would come in now
+        else:
+            second.set()
+        return at_work
+
+    one, other = one_at_a_time(load), one_at_a_time(lambda: load())
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(function) for function in (one, other)]
+    assert [future.result() for future in found] == [1, 2]

@@ -72,6 +72,16 @@ def test_the_best_is_chosen_by_the_mean_of_both_judges(validated):
     assert made.best()[1] == 10 and not made.parted
 
 
+def test_of_equal_values_the_latest_is_the_best(validated):
+    made, validate = validated
+    validate(first=0.6, second=0.6)
+    validate(first=0.7, second=0.7)
+    validate(first=0.7, second=0.7)
+    assert made.best()[1] == 20 and made.without_gain() == 1
+    made.prune(20)
+    assert [folder.name for folder in made.run.checkpoints.glob("best-*")] == ["best-20"]
+
+
 def test_they_part_where_one_gains_and_the_other_surely_loses(validated):
     made, validate = validated
     validate(first=0.6, second=0.6)
