@@ -165,7 +165,7 @@ def test_one_poisonous_query_hurts_only_itself() -> None:
     policy = FakePolicy(say)
     queries = ["a", "b", "c", "poison", "d", "e", "f", "g"]
     assert texts(run(ask_all(engine(policy), queries))) == ["a", "b", "c", "teacher_failed", "d", "e", "f", "g"]
-    assert [len(batch) for batch in policy.batches] == [8, 4, 2, 2, 1, 1, 4]
+    assert [len(batch) for batch in policy.batches] == [8, 4, 4, 2, 2, 1, 1]
 
 
 def test_a_policy_that_cancels_itself_leaves_nobody_waiting_for_ever() -> None:
