@@ -255,7 +255,8 @@ class TeacherEngine:
             if not half or self.breaker.shut:
                 self._fail(tickets, error)
                 continue
-            tried = [(part, await self._try(part)) for part in (tickets[:half], tickets[half:])]
+            parts = (tickets[:half], tickets[half:])
+            tried = [(part, error if self.breaker.shut else await self._try(part)) for part in parts]
             failed = [(part, error) for part, error in tried if error is not None]
             if len(failed) == 1:
                 broken += failed

@@ -5,7 +5,7 @@
 
 The local spool is an SQLite file with `synchronous=FULL`. Its write-ahead log is append-only, checksummed by frame and fsynced at every
 commit, and a torn tail is left out when it is read again: a spool of our own would be these four properties once more, and less tested.
-Appends that arrive together share one commit, in a worker thread.
+Appends that arrive together share one commit, in a worker thread; Redis is told of one commit while the next is on its way to the disk.
 
 With a Redis URL the file is the spool of a shared log, a Redis Stream: an entry is pending until Redis has taken it, and is then kept as
 this replica's copy. Entries of other replicas are pulled into the same file. So every replica reads the whole log locally, goes on
@@ -22,12 +22,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from store.event_file import ERASED, Event, EventFile
 from store.protocol import StoreError
-from store.redis_stream import RedisStream
+from store.redis_stream import RedisStream, later
 
 log = logging.getLogger("wst.events")
 
@@ -38,7 +39,29 @@ POLL_S = 0.2
 RETRY_S = 1.0
 """Seconds between two attempts at a Redis that failed; meanwhile nobody waits for it."""
 
+SENT_AGAIN = "%s; events that Redis has are sent again"
+
 Result = TypeVar("Result")
+Append = tuple[Sequence[Event], "asyncio.Future[list[Event]]"]
+"""Events that were given together, and who waits for them."""
+
+
+@dataclass
+class _Commit:
+    """What went to the disk at once."""
+
+    appends: list[Append]
+    stored: list[Event]
+    """For each event the one that holds its id."""
+    new: list[Event]
+
+    def answer(self, theirs: Mapping[str, Event]) -> None:
+        """Tell who waits; `theirs` by id goes before what the file held."""
+        held = iter([theirs.get(event.id, event) for event in self.stored])
+        for appended, future in self.appends:
+            mine = [next(held) for _ in appended]
+            if not future.done():
+                future.set_result(mine)
 
 
 class EventLog:
@@ -52,17 +75,22 @@ class EventLog:
         self._file = EventFile(path)
         self.url = self._file.url
         self._stream = None if redis_url is None else RedisStream(redis_url, namespace=namespace, timeout_s=redis_timeout_s)
-        self._queue: list[tuple[Sequence[Event], asyncio.Future[list[Event]]]] = []
+        self._queue: list[Append] = []
         self._runner: asyncio.Task[None] | None = None
+        self._written: list[_Commit] = []
+        """On the disk; Redis is still to be asked."""
+        self._teller: asyncio.Task[None] | None = None
+        self._sent: list[str] = []
+        """Ids that Redis has; the file is to be told with the next commit, which goes to the disk anyway."""
         self._syncer: asyncio.Task[None] | None = None
         # One thread, its own: the file takes one at a time, and the loop's shared threads may all be busy writing instructions.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._redis_error: StoreError | None = None
         self._exchanging = asyncio.Lock()
         self._claimed: set[str] = set()
-        """Ids of what is on its way to Redis with an append: not to be sent by the exchange as well."""
+        """Ids that are on their way to Redis with an append: not to be sent by the exchange as well."""
         self._own_places: set[str] = set()
-        """Where in the stream stands what this process sent and has not fetched yet: the file has it, so it need not be taken over."""
+        """Where in the stream stands what this process sent and has not fetched yet: the file has it already."""
 
     @property
     def shared(self) -> bool:
@@ -71,7 +99,7 @@ class EventLog:
 
     @property
     def exists(self) -> bool:
-        """Whether the file has been made."""
+        """Whether the file was made."""
         return self._file.path.exists()
 
     @property
@@ -90,9 +118,13 @@ class EventLog:
             return []
         future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
         self._queue.append((events, future))
+        self._work()
+        return await future
+
+    def _work(self) -> None:
+        """Have what waits written."""
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
-        return await future
 
     async def get(self, event_id: str) -> Event | None:
         """The event of that id, if this replica or, with a Redis that answers, another one has it."""
@@ -115,7 +147,7 @@ class EventLog:
             self._failed(error)
             return None
         while found is None:
-            behind = _later(end, await self._in_thread(self._file.cursor))
+            behind = later(end, await self._in_thread(self._file.cursor))
             more = behind and await self.exchange()
             found = await self._in_thread(look, *arguments)
             if not more:
@@ -168,8 +200,8 @@ class EventLog:
             self._syncer.cancel()
             await asyncio.wait([self._syncer])
             self._syncer = None
-        if self._runner is not None:
-            await asyncio.wait([self._runner])
+        while working := {task for task in (self._runner, self._teller) if task is not None and not task.done()}:
+            await asyncio.wait(working)
         if self._stream is not None:
             await self._stream.aclose()
         await self._in_thread(self._file.close)
@@ -202,45 +234,50 @@ class EventLog:
             await asyncio.sleep(POLL_S if self._redis_error is None else RETRY_S)
 
     async def _run(self) -> None:
-        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit. That Redis has a commit's events is written
-        down with the next one, which goes to the disk anyway."""
-        sent: list[str] = []
-        while self._queue or sent:
-            batch, self._queue = self._queue, []
-            events = [event for appended, _ in batch for event in appended]
-            self._claimed = {*sent, *(event.id for event in events)}
+        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
+        while self._queue or self._sent:
+            appends, self._queue = self._queue, []
+            sent, self._sent = self._sent, []
+            events = [event for appended, _ in appends for event in appended]
+            ids = {event.id for event in events}
+            self._claimed |= ids
             try:
-                if batch:
-                    sent = await self._commit(events, batch, sent)
+                if not appends:
+                    await self._in_thread(self._file.settle, sent, [])
                 else:
-                    settled, sent = sent, []
-                    await self._in_thread(self._file.settle, settled, [])
-            except StoreError as error:  # nobody waits for this: what is not settled is sent again
-                log.error("%s; events that Redis has are sent again", error)
-            finally:
-                self._claimed = set()
+                    stored, new = await self._in_thread(self._file.insert, events, sent)
+                    self._written.append(_Commit(appends, stored, new))
+                    if self._teller is None or self._teller.done():
+                        self._teller = asyncio.create_task(self._tell())
+                    ids -= {event.id for event in new}
+            except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
+                _refuse(appends, error)
+                if sent:
+                    log.error(SENT_AGAIN, error)
+            self._claimed -= ids.union(sent)
 
-    async def _commit(
-        self, events: list[Event], batch: Sequence[tuple[Sequence[Event], asyncio.Future[list[Event]]]], sent: list[str]
-    ) -> list[str]:
-        """Write a batch down, and that Redis has `sent`; the ids of which it has now."""
-        try:
-            stored, new = await self._in_thread(self._file.insert, events, sent)
-            theirs = await self._claim(new)
-        except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return []
-        held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
-        for appended, future in batch:
-            mine = [next(held) for _ in appended]
-            if not future.done():
-                future.set_result(mine)
-        if theirs:  # what Redis had before replaces ours
-            await self._settle(new, theirs)
-            return []
-        return [] if theirs is None else [event.id for event in new]
+    async def _tell(self) -> None:
+        """Ask Redis about what was written, and answer who waits."""
+        while self._written:
+            commits, self._written = self._written, []
+            new = [event for commit in commits for event in commit.new]
+            ids = [event.id for event in new]
+            try:
+                theirs = await self._claim(new)
+                if theirs:  # replaces ours, also where a commit made meanwhile found ours
+                    await self._settle(new, theirs)
+                    for commit in self._written:
+                        commit.stored = [theirs.get(event.id, event) for event in commit.stored]
+            except Exception as error:  # of the file, or a bug: both must reach the callers
+                theirs = None
+                _refuse([append for commit in commits for append in commit.appends], error)
+            for commit in commits:
+                commit.answer(theirs or {})
+            if theirs or theirs is None:  # settled, or left to the exchange
+                self._claimed.difference_update(ids)
+            else:
+                self._sent += ids
+                self._work()
 
     async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
         """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
@@ -274,7 +311,7 @@ class EventLog:
         assert self._stream is not None
         cursor = before = await self._in_thread(self._file.cursor)
         # Another process on this file may have moved the cursor past what we sent, which then never comes by here.
-        self._own_places = {place for place in self._own_places if _later(place, cursor)}
+        self._own_places = {place for place in self._own_places if later(place, cursor)}
         while True:
             lost, entries = await self._stream.pull(cursor, PAGE)
             self._answered()
@@ -302,7 +339,7 @@ class EventLog:
         self._redis_error = None
 
 
-def _later(place: str, other: str) -> bool:
-    """Whether `place` lies behind `other` in a stream; empty = before its first entry."""
-    first, second = (tuple(int(part) for part in one.split("-")) if one else () for one in (place, other))
-    return first > second
+def _refuse(appends: Sequence[Append], error: Exception) -> None:
+    for _, future in appends:
+        if not future.done():
+            future.set_exception(error)

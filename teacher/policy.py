@@ -108,8 +108,9 @@ class TransformersPolicy:
         self._worker = ThreadPoolExecutor(threads, thread_name_prefix="teacher")
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
-        """One instruction an example. Raises FloatingPointError where the model computes no numbers. A query that leaves no room for one in the model's context gets none (source
-        "passthrough"), and so does one without a draft where the prompt shows one.
+        """One instruction an example. A query that leaves no room for one in the model's context gets none (source
+        "passthrough"), and so does one without a draft where the prompt shows one. Raises FloatingPointError where the model computes
+        no numbers.
 
         Who cancels it stops the writing within a token, and is not held up where the model hangs: the next call has new threads.
         """
