@@ -2,11 +2,11 @@
 
 The full stack (key, limits and cache in a real Redis, guard, composer, metrics; every request's exposure in an experiment's log, on the
 disk and in Redis) in one worker, and beside it two controls under the same load from the same generator: a no-op app of the same framework,
-and that app with one durable append a request, of an event of the service's size to a Redis with `appendfsync always` by the service's own
-client, which is what such a promise on this disk costs by itself. `--plain` leaves the experiment out. Requests are sent on a fixed schedule
-whether or not earlier ones were answered, and a latency counts from the moment at which its request was due, so a stall is not hidden by
-the requests that it held back. Half of the queries are new, half come from the cache. The servers take turns, and the load average stands
-beside the figures: on a busy machine `cpu_ms_per_request` is the one that holds.
+and that app with one durable append a request, of an event of the service's size to a Redis with `appendfsync always` by the service's
+own client, which is what such a promise on this disk costs by itself. `--plain` leaves the experiment out. Requests are sent on a fixed
+schedule whether or not earlier ones were answered, and a latency counts from the moment at which its request was due, so a stall is not
+hidden by the requests that it held back. Half of the queries are new, half come from the cache. The servers take turns, and the load
+average stands beside the figures: on a busy machine `cpu_ms_per_request` is the one that holds.
 """
 
 from __future__ import annotations

@@ -42,6 +42,10 @@ from teacher.run_directory import runs_dir
 SWITCH_S = 0.0001
 """Python's own 5 ms doubled the median of a request under an experiment at 500 a second."""
 
+GARBAGE = (5_000, 20, 50)
+"""Containers made and not freed, collections of the youngest, and of the next, after which garbage is looked for: a tenth as often as by
+Python's own (700, 10, 10), which every request in flight pays for."""
+
 # FastAPI's telemetry is on by default, its log records carry the text of exceptions, and an inherited FASTAPI_OTEL_AUTO_CONFIGURE would
 # export them. Queries are private: nothing leaves unless this says so.
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
@@ -106,6 +110,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
         # What stands now stays: looking through it for garbage would hold every request for a tenth of a second, again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GARBAGE)
         yield
         for task in watching:
             task.cancel()
