@@ -22,6 +22,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,7 +82,7 @@ class EventLog:
         """On the disk; Redis is still to be asked."""
         self._teller: asyncio.Task[None] | None = None
         self._sent: list[str] = []
-        """Ids that Redis has; the file is to be told with the next commit, which goes to the disk anyway."""
+        """Ids that Redis has; the file is told with the next commit, or soon: a transaction after each costs as much as the commit."""
         self._syncer: asyncio.Task[None] | None = None
         # One thread, its own: the file takes one at a time, and the loop's shared threads may all be busy writing instructions.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
@@ -118,13 +119,9 @@ class EventLog:
             return []
         future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
         self._queue.append((events, future))
-        self._work()
-        return await future
-
-    def _work(self) -> None:
-        """Have what waits written."""
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
+        return await future
 
     async def get(self, event_id: str) -> Event | None:
         """The event of that id, if this replica or, with a Redis that answers, another one has it."""
@@ -183,6 +180,7 @@ class EventLog:
 
     async def pending(self) -> int:
         """Events that Redis has not taken yet; all events where there is no Redis."""
+        await self._settle_sent()
         return await self._in_thread(self._file.count_pending)
 
     async def check(self) -> None:
@@ -202,6 +200,8 @@ class EventLog:
             self._syncer = None
         while working := {task for task in (self._runner, self._teller) if task is not None and not task.done()}:
             await asyncio.wait(working)
+        with suppress(StoreError):  # else they are sent again at the next start
+            await self._settle_sent()
         if self._stream is not None:
             await self._stream.aclose()
         await self._in_thread(self._file.close)
@@ -217,6 +217,7 @@ class EventLog:
     async def _exchange(self) -> bool:
         try:
             async with self._exchanging:
+                await self._settle_sent()
                 while batch := [e for e in await self._in_thread(self._file.some_pending, PAGE) if e.id not in self._claimed]:
                     await self._settle(batch, await self._push(batch))
                 return await self._fetch()
@@ -235,21 +236,18 @@ class EventLog:
 
     async def _run(self) -> None:
         """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
-        while self._queue or self._sent:
+        while self._queue:
             appends, self._queue = self._queue, []
             sent, self._sent = self._sent, []
             events = [event for appended, _ in appends for event in appended]
             ids = {event.id for event in events}
             self._claimed |= ids
             try:
-                if not appends:
-                    await self._in_thread(self._file.settle, sent, [])
-                else:
-                    stored, new = await self._in_thread(self._file.insert, events, sent)
-                    self._written.append(_Commit(appends, stored, new))
-                    if self._teller is None or self._teller.done():
-                        self._teller = asyncio.create_task(self._tell())
-                    ids -= {event.id for event in new}
+                stored, new = await self._in_thread(self._file.insert, events, sent)
+                self._written.append(_Commit(appends, stored, new))
+                if self._teller is None or self._teller.done():
+                    self._teller = asyncio.create_task(self._tell())
+                ids -= {event.id for event in new}
             except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
                 _refuse(appends, error)
                 if sent:
@@ -277,7 +275,6 @@ class EventLog:
                 self._claimed.difference_update(ids)
             else:
                 self._sent += ids
-                self._work()
 
     async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
         """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
@@ -305,6 +302,14 @@ class EventLog:
     async def _settle(self, sent: Sequence[Event], earlier: Mapping[str, Event]) -> None:
         """Redis has what was sent; what it had before replaces ours."""
         await self._in_thread(self._file.settle, [event.id for event in sent], list(earlier.values()))
+
+    async def _settle_sent(self) -> None:
+        sent, self._sent = self._sent, []
+        try:
+            if sent:
+                await self._in_thread(self._file.settle, sent, [])
+        finally:
+            self._claimed.difference_update(sent)
 
     async def _fetch(self) -> bool:
         """Take over what the stream holds behind the cursor, to its end. Whether there was anything."""
