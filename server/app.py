@@ -42,9 +42,9 @@ from teacher.run_directory import runs_dir
 SWITCH_S = 0.0001
 """Python's own 5 ms doubled the median of a request under an experiment at 500 a second."""
 
-GARBAGE = (5_000, 20, 50)
-"""Containers made and not freed, collections of the youngest, and of the next, after which garbage is looked for: a tenth as often as by
-Python's own (700, 10, 10), which every request in flight pays for."""
+GARBAGE = (1_000, 50, 100)
+"""Containers made and not freed, collections of the youngest, and of the next, after which garbage is looked for: whole looks a hundred
+times as rare as by Python's own (700, 10, 10), since every request in flight waits for one."""
 
 # FastAPI's telemetry is on by default, its log records carry the text of exceptions, and an inherited FASTAPI_OTEL_AUTO_CONFIGURE would
 # export them. Queries are private: nothing leaves unless this says so.
