@@ -13,7 +13,7 @@ without Redis, and makes up for what was missed later. A stream that lost someth
 dump) is noticed and filled again from the replicas' files. The server needs `maxmemory-policy noeviction`.
 
 An id exists once. Whoever appends an event whose id is taken gets the event that holds it, and decides whether it says the same. Among
-replicas the stream decides, while Redis answers; two replicas that cannot reach it may both accept an id, and the first to reach it stays.
+replicas the stream decides, while Redis answers; of two that cannot reach it and both accept an id, the first to reach it stays.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from store.event_file import ERASED, Event, EventFile
@@ -40,11 +41,11 @@ POLL_S = 0.2
 RETRY_S = 1.0
 """Seconds between two attempts at a Redis that failed; meanwhile nobody waits for it."""
 
-SENT_AGAIN = "%s; events that Redis has are sent again"
+PACE_S = 0.004
+"""Shortest time between two commits, so that appends in a crowd share one; who comes alone does not wait."""
 
 Result = TypeVar("Result")
-Append = tuple[Sequence[Event], "asyncio.Future[list[Event]]"]
-"""Events that were given together, and who waits for them."""
+Append = tuple[Sequence[Event], "asyncio.Future[list[Event]]"]  # given together, and who waits for them
 
 
 @dataclass
@@ -52,8 +53,7 @@ class _Commit:
     """What went to the disk at once."""
 
     appends: list[Append]
-    stored: list[Event]
-    """For each event the one that holds its id."""
+    stored: list[Event]  # for each event the one that holds its id
     new: list[Event]
 
     def answer(self, theirs: Mapping[str, Event]) -> None:
@@ -78,8 +78,8 @@ class EventLog:
         self._stream = None if redis_url is None else RedisStream(redis_url, namespace=namespace, timeout_s=redis_timeout_s)
         self._queue: list[Append] = []
         self._runner: asyncio.Task[None] | None = None
-        self._written: list[_Commit] = []
-        """On the disk; Redis is still to be asked."""
+        self._began = 0.0  # the latest commit
+        self._written: list[_Commit] = []  # Redis is still to be asked
         self._teller: asyncio.Task[None] | None = None
         self._sent: list[str] = []
         """Ids that Redis has; the file is told with the next commit, or soon: a transaction after each costs as much as the commit."""
@@ -237,6 +237,9 @@ class EventLog:
     async def _run(self) -> None:
         """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
         while self._queue:
+            if (early_s := self._began + PACE_S - monotonic()) > 0:
+                await asyncio.sleep(early_s)
+            self._began = monotonic()
             appends, self._queue = self._queue, []
             sent, self._sent = self._sent, []
             events = [event for appended, _ in appends for event in appended]
@@ -251,7 +254,7 @@ class EventLog:
             except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
                 _refuse(appends, error)
                 if sent:
-                    log.error(SENT_AGAIN, error)
+                    log.error("%s; events that Redis has are sent again", error)
             self._claimed -= ids.union(sent)
 
     async def _tell(self) -> None:
@@ -271,10 +274,10 @@ class EventLog:
                 _refuse([append for commit in commits for append in commit.appends], error)
             for commit in commits:
                 commit.answer(theirs or {})
-            if theirs or theirs is None:  # settled, or left to the exchange
-                self._claimed.difference_update(ids)
-            else:
+            if theirs == {}:
                 self._sent += ids
+            else:  # settled, or left to the exchange
+                self._claimed.difference_update(ids)
 
     async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
         """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
@@ -305,11 +308,9 @@ class EventLog:
 
     async def _settle_sent(self) -> None:
         sent, self._sent = self._sent, []
-        try:
-            if sent:
-                await self._in_thread(self._file.settle, sent, [])
-        finally:
-            self._claimed.difference_update(sent)
+        self._claimed.difference_update(sent)
+        if sent:
+            await self._in_thread(self._file.settle, sent, [])
 
     async def _fetch(self) -> bool:
         """Take over what the stream holds behind the cursor, to its end. Whether there was anything."""
@@ -345,6 +346,5 @@ class EventLog:
 
 
 def _refuse(appends: Sequence[Append], error: Exception) -> None:
-    for _, future in appends:
-        if not future.done():
-            future.set_exception(error)
+    for future in (future for _, future in appends if not future.done()):
+        future.set_exception(error)
