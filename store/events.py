@@ -25,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from store.event_file import ERASED, Event, EventFile
@@ -41,8 +40,6 @@ POLL_S = 0.2
 RETRY_S = 1.0
 """Seconds between two attempts at a Redis that failed; meanwhile nobody waits for it."""
 
-PACE_S = 0.004
-"""Shortest time between two commits, so that appends in a crowd share one; who comes alone does not wait."""
 
 Result = TypeVar("Result")
 Append = tuple[Sequence[Event], "asyncio.Future[list[Event]]"]  # given together, and who waits for them
@@ -78,7 +75,6 @@ class EventLog:
         self._stream = None if redis_url is None else RedisStream(redis_url, namespace=namespace, timeout_s=redis_timeout_s)
         self._queue: list[Append] = []
         self._runner: asyncio.Task[None] | None = None
-        self._began = 0.0  # the latest commit
         self._written: list[_Commit] = []  # Redis is still to be asked
         self._teller: asyncio.Task[None] | None = None
         self._sent: list[str] = []
@@ -237,9 +233,6 @@ class EventLog:
     async def _run(self) -> None:
         """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
         while self._queue:
-            if (early_s := self._began + PACE_S - monotonic()) > 0:
-                await asyncio.sleep(early_s)
-            self._began = monotonic()
             appends, self._queue = self._queue, []
             sent, self._sent = self._sent, []
             events = [event for appended, _ in appends for event in appended]
