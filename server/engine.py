@@ -37,7 +37,7 @@ SMOOTHING = 0.2
 """Weight of the newest batch in the running mean of how long a batch takes."""
 HEADROOM = 0.1
 """Share of a deadline in which no answer is planned: for the way to the caller, and for a batch that takes longer than the mean. Planned to
-the last millisecond, a third of what an overloaded teacher wrote came too late."""
+the last millisecond, much of what an overloaded teacher writes on a busy machine comes too late."""
 WINDOW_SHARE = 0.1
 """Of a batch's usual time, the most that an idle teacher waits for company: one that writes at once gains nothing by it."""
 SLOW_SHARE = 0.75
