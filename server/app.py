@@ -70,6 +70,13 @@ def gauges(state: State) -> Iterator[tuple[str, str, float]]:
     yield "wst_draining", "1 from the signal to end on.", float(state.draining)
 
 
+def _look_for_garbage_rarely() -> None:
+    """What stands now stays: looking through it for garbage would hold every request for a tenth of a second, again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+
+
 async def _keep(metrics: Metrics) -> None:
     while True:
         metrics.keep()
@@ -107,10 +114,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
             watching.append(asyncio.create_task(_keep(metrics)))
         if settings.retention_days is not None:
             watching.append(asyncio.create_task(keep_retention(events, settings.retention_days)))
-        # What stands now stays: looking through it for garbage would hold every request for a tenth of a second, again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GARBAGE)
+        _look_for_garbage_rarely()
         yield
         for task in watching:
             task.cancel()
