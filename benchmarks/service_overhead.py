@@ -1,11 +1,12 @@
 """`python -m benchmarks.service_overhead [--seconds 10]`: what the service itself costs, with a teacher that costs nothing.
 
 The full stack (key, limits and cache in a real Redis, guard, composer, metrics; every request's exposure in an experiment's log, on the
-disk and in Redis) in one worker, and beside it a no-op app of the same framework under the same load from the same generator; `--plain`
-leaves the experiment out. Requests are sent on a fixed schedule whether or not earlier ones were answered, and a latency counts
-from the moment at which its request was due, so a stall is not hidden by the requests that it held back. Half of the queries are new, half
-come from the cache. The two servers take turns, and the load average stands beside the
-figures: on a busy machine `cpu_ms_per_request` is the one that holds.
+disk and in Redis) in one worker, and beside it two controls under the same load from the same generator: a no-op app of the same framework,
+and that app with one durable append a request, of an event of the service's size to a Redis with `appendfsync always` by the service's
+own client, which is what such a promise on this disk costs by itself. `--plain` leaves the experiment out. Requests are sent on a fixed
+schedule whether or not earlier ones were answered, and a latency counts from the moment at which its request was due, so a stall is not
+hidden by the requests that it held back. Half of the queries are new, half come from the cache. The servers take turns, and the load
+average stands beside the figures: on a busy machine `cpu_ms_per_request` is the one that holds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Any
 
 from benchmarks.results_file import save, say_load
 from exchange.records import Instruction, PublicExample
+from store.redis_stream import RedisStream
 from teacher.run_directory import git_commit
 
 NAME = "service_overhead"
@@ -40,6 +43,8 @@ EXPERIMENT = {
     "control": "raw",
     "metric": "success",
 }
+EVENT_BYTES = 455
+"""Of an exposure, packed."""
 ROUNDS = 3
 
 
@@ -66,6 +71,14 @@ def serve(kind: str, port: int) -> None:
 
         @app.post("/instruct")
         async def nothing() -> dict[str, str]:
+            return {}
+    elif kind == "durable":
+        app = FastAPI()
+        stream = RedisStream(os.environ["REDIS"], namespace="wst", timeout_s=5.0)
+
+        @app.post("/instruct")
+        async def append() -> dict[str, str]:
+            await stream.push([(uuid.uuid4().hex, b"x" * EVENT_BYTES, False)])
             return {}
     else:
         from server.app import create_app
@@ -200,7 +213,10 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "p99_ms_at_500": median("service", "p99_ms"),
         "max_rps_per_worker": median("service", "max_rps"),
         "errors": sum(run["errors"] for run in runs),
-        "control": {"p99_ms_at_500": median("control", "p99_ms"), "max_rps_per_worker": median("control", "max_rps")},
+        **{
+            kind: {"p99_ms_at_500": median(kind, "p99_ms"), "max_rps_per_worker": median(kind, "max_rps")}
+            for kind in ("control", "durable")
+        },
         "cpu_ms_per_request": {kind: median(kind, "cpu_ms_per_request") for kind in ("service", "control")},
         "rps_on_an_own_core": round(1000 / median("service", "cpu_ms_per_request")),
         "added_p50_ms": round(median("service", "p50_ms") - median("control", "p50_ms"), 2),
@@ -213,10 +229,10 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service_overhead", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of both servers by turns (default {ROUNDS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of the servers by turns (default {ROUNDS})")
     parser.add_argument("--plain", action="store_true", help="without the experiment")
     parser.add_argument("--no-save", action="store_true", help="print only")
-    parser.add_argument("--serve", choices=["service", "control"], help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=["service", "control", "durable"], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -232,12 +248,16 @@ def main() -> int:
         limits = ["--requests-per-minute", "10000000", "--concurrency", "1000", "--scopes", "admin"]
         made = [sys.executable, "-m", "server.keys", "--keys", keys, "create", "--tenant", "bench", *limits]
         key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
-        ports, url = {"service": free_port(), "control": free_port()}, f"redis://127.0.0.1:{redis}/0"
+        ports, url = {kind: free_port() for kind in ("service", "control", "durable")}, f"redis://127.0.0.1:{redis}/0"
+        always = free_port()
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--dir", folder]
         start = {kind: [sys.executable, "-m", "benchmarks.service_overhead", "--serve", kind, "--port", str(ports[kind])] for kind in ports}
         with (
             process([program, "--port", str(redis), "--save", "", "--bind", "127.0.0.1"], redis),
             process(start["service"], ports["service"], KEYS=keys, REDIS=url, EVENTS=f"{folder}/events.db") as service,
             process(start["control"], ports["control"]) as control,
+            process([program, "--port", str(always), "--save", "", "--bind", "127.0.0.1", *durable], always),
+            process(start["durable"], ports["durable"], REDIS=f"redis://127.0.0.1:{always}/0") as appending,
         ):
             if not args.plain:
                 made_one = urllib.request.Request(
@@ -247,7 +267,7 @@ def main() -> int:
                 )
                 urllib.request.urlopen(made_one, timeout=30).close()
             for _ in range(args.rounds):
-                for kind, pid in (("service", service), ("control", control)):
+                for kind, pid in (("service", service), ("durable", appending), ("control", control)):
                     ours = kind == "service"
                     found = asyncio.run(measure(ports[kind], key, args.seconds, pid, experiment=ours and not args.plain))
                     runs.append({"server": kind, **found})

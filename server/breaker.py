@@ -31,6 +31,11 @@ class Breaker:
     def open(self) -> bool:
         return self._until is not None
 
+    @property
+    def shut(self) -> bool:
+        """Open, and nobody is trying."""
+        return self.open and not self._trying
+
     def allows(self) -> bool:
         """Whether to try. Of those who ask when a try is due, the first gets True; the others wait for what comes of it, as long again."""
         if self._until is None:

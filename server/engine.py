@@ -5,9 +5,12 @@ into its next batch. Who comes while a batch runs waits for its end, or, where a
 teacher behind HTTP batches by itself: it is asked with batches of one and as many lanes as it bears. Equal requests in flight share one
 place.
 
+Its time goes to requests that it can still answer: who would come too late is refused on arrival, or when the next batch is made, and not
+written for in vain.
+
 A failing batch is halved and tried again until the one query that breaks the teacher is alone, because neighbours in a batch are strangers
-to each other. A teacher that fails again and again is left alone for a while (the breaker), so that it costs callers nothing. Nothing here
-raises: an `Answer` without an instruction says why.
+to each other; where neither half fares better, it is the teacher that fails. One that fails again and again is left alone for a while (the
+breaker), so that it costs callers nothing. Nothing here raises: an `Answer` without an instruction says why.
 """
 
 from __future__ import annotations
@@ -32,6 +35,13 @@ Failure = Literal["timeout", "overloaded", "teacher_failed", "teacher_down"]
 FAILURES: tuple[str, ...] = get_args(Failure)
 SMOOTHING = 0.2
 """Weight of the newest batch in the running mean of how long a batch takes."""
+HEADROOM = 0.1
+"""Share of a deadline in which no answer is planned: for the way to the caller, and for a batch that takes longer than the mean. Planned to
+the last millisecond, much of what an overloaded teacher writes on a busy machine comes too late."""
+WINDOW_SHARE = 0.1
+"""Of a batch's usual time, the most that an idle teacher waits for company: one that writes at once gains nothing by it."""
+SLOW_SHARE = 0.75
+"""Of the deadline: a batch that was given up after so long because its callers' time was over is a failure of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,10 @@ class _Ticket:
     key: str | None
     arrived: float
     answers: list[asyncio.Future[Answer]] = field(default_factory=list)
+    until: float = 0.0
+    """When the last of its callers has to have an answer, headroom taken off."""
+    late: bool = False
+    """Whether a caller's time was over before there was one."""
     started: float | None = None
     batch: _Batch | None = None
 
@@ -87,7 +101,7 @@ class TeacherEngine:
         late_join_s: float = 0.0,
         breaker: Breaker | None = None,
     ) -> None:
-        """`lanes`: calls of the teacher at the same time; the first waits `window_s` for company, the others `late_join_s`."""
+        """`lanes`: calls of the teacher at the same time; the first waits `window_s` at most for company, the others `late_join_s`."""
         self.policy = policy
         self.batch_size = batch_size
         self.window_s = window_s
@@ -123,13 +137,14 @@ class TeacherEngine:
                 return Answer(failure=refusal)
             ticket = self._queue(example, key)
         arrived = perf_counter()
+        ticket.until = max(ticket.until, arrived + (1 - HEADROOM) * limit_s)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         ticket.answers.append(answer)
         try:
             async with asyncio.timeout(limit_s):
                 return await answer
         except TimeoutError:
-            now = perf_counter()
+            now, ticket.late = perf_counter(), True
             started = min(max(ticket.started or now, arrived), now)
             return Answer(failure="timeout", queue_s=started - arrived, teacher_s=now - started)
         finally:
@@ -161,7 +176,7 @@ class TeacherEngine:
         batches = math.floor(len(self._waiting) / self.batch_size) / self.lanes + 1
         # Where no lane is free, the one that began first has to end before.
         rest_s = self.batch_s - (perf_counter() - min(self._began)) if len(self._began) >= self.lanes else 0.0
-        return "overloaded" if max(0.0, rest_s) + batches * self.batch_s > limit_s else None
+        return "overloaded" if max(0.0, rest_s) + batches * self.batch_s > (1 - HEADROOM) * limit_s else None
 
     def _queue(self, example: PublicExample, key: str | None) -> _Ticket:
         ticket = _Ticket(example, key, perf_counter())
@@ -171,7 +186,7 @@ class TeacherEngine:
         self._running -= {lane for lane in self._running if lane.done()}  # of an event loop that ended before it could say so
         loop = asyncio.get_running_loop()
         if not self._running:
-            self._open_lane(self.window_s)
+            self._open_lane(min(self.window_s, WINDOW_SHARE * self.batch_s) if self.batch_s else self.window_s)
         elif len(self._running) < self.lanes:
             if not self.late_join_s:
                 self._open_lane(0.0)
@@ -200,27 +215,61 @@ class TeacherEngine:
     async def _run(self, window_s: float) -> None:
         """Work until nobody waits. The window counts only from idle: behind a running batch requests have gathered already."""
         await asyncio.sleep(window_s)
-        while self._waiting:
-            batch = [ticket for ticket, _ in zip(self._waiting, range(self.batch_size))]
-            for ticket in batch:
-                del self._waiting[ticket]
-                ticket.started = perf_counter()
+        while batch := self._next_batch():
             began = perf_counter()
             self._began.append(began)
+            for ticket in batch:
+                ticket.started = began
             try:
-                answered = await self._answer(batch)
+                await self._answer(batch)
             finally:
                 self._began.remove(began)
-            if answered:
-                took = perf_counter() - began
-                self.batch_s = took if not self.batch_s else (1 - SMOOTHING) * self.batch_s + SMOOTHING * took
-                self.breaker.succeeded()
 
-    async def _answer(self, tickets: Sequence[_Ticket]) -> bool:
-        """Ask the teacher for these; whether anybody got an instruction."""
+    def _next_batch(self) -> list[_Ticket]:
+        """In order of arrival, without those whom a batch's usual time would make late: they hear it now. Where all would be, some are
+        taken all the same: only a batch tells how long one takes by now."""
+        now = perf_counter()
+        if self.breaker.shut:
+            self._resolve(list(self._waiting), None, "teacher_down")
+        batch: list[_Ticket] = []
+        late: list[_Ticket] = []
+        for ticket in self._waiting:
+            if len(batch) == self.batch_size:
+                break
+            (late if now + self.batch_s > ticket.until else batch).append(ticket)
+        if batch:
+            self._resolve(late, None, "overloaded")
+        else:
+            batch = late[: self.batch_size]
+        for ticket in batch:
+            del self._waiting[ticket]
+        return batch
+
+    async def _answer(self, tickets: Sequence[_Ticket]) -> None:
+        """Whatever a model raises is a passthrough for the app, never a 500."""
+        error = await self._try(tickets)
+        broken = [] if error is None else [(tickets, error)]
+        while broken:
+            tickets, error = broken.pop()
+            half = len(tickets) // 2
+            if not half or self.breaker.shut:
+                self._fail(tickets, error)
+                continue
+            parts = (tickets[:half], tickets[half:])
+            tried = [(part, error if self.breaker.shut else await self._try(part)) for part in parts]
+            failed = [(part, error) for part, error in tried if error is not None]
+            if len(failed) == 1:
+                broken += failed
+            for part, error in failed if len(failed) == 2 else ():  # not the fault of one query
+                self._fail(part, error)
+
+    async def _try(self, tickets: Sequence[_Ticket]) -> BaseException | None:
+        """Ask the teacher once for these; the error after which halves may fare better. None: it answered, nobody waits any more, or it is
+        too slow for all of them."""
         tickets = [ticket for ticket in tickets if ticket.wanted()]  # the others have given up
         if not tickets:
-            return False
+            return None
+        began = perf_counter()
         asking = asyncio.ensure_future(self.policy.instruct([ticket.example for ticket in tickets]))
         batch = _Batch(tickets, asking)
         for ticket in tickets:
@@ -230,43 +279,41 @@ class TeacherEngine:
             await asyncio.wait({asking}, timeout=self.deadline_s)
         finally:
             timed_out = asking.cancel()
-        if timed_out:
-            log.warning("the teacher took longer than %.3f s for a batch of %d", self.deadline_s, len(tickets))
+        took = perf_counter() - began
+        left = asking.cancelled() and not any(ticket.wanted() for ticket in tickets)
+        if timed_out or (left and took >= SLOW_SHARE * self.deadline_s and any(ticket.late for ticket in tickets)):
+            log.warning("the teacher took longer than %.3f s for a batch of %d", took, len(tickets))
             self.breaker.failed()
-            self._resolve(tickets, [None] * len(tickets), "timeout")
-            return False
-        if asking.cancelled() and not any(ticket.wanted() for ticket in tickets):
-            return False  # everybody left
+            self._resolve(tickets, None, "timeout")
+            return None
+        if left:
+            return None
         error = asyncio.CancelledError() if asking.cancelled() else asking.exception() or _garbage(asking.result(), len(tickets))
         if error is None:
+            self.batch_s = took if not self.batch_s else (1 - SMOOTHING) * self.batch_s + SMOOTHING * took
+            self.breaker.succeeded()
             self._resolve(tickets, asking.result(), None)
-            return True
-        return await self._failed(tickets, error)
-
-    async def _failed(self, tickets: Sequence[_Ticket], error: BaseException) -> bool:
-        """Whatever a model raises is a passthrough for the app, never a 500. Halves are tried again."""
-        if len(tickets) > 1:
-            left = await self._answer(tickets[: len(tickets) // 2])
-            return await self._answer(tickets[len(tickets) // 2 :]) or left
-        if isinstance(error, TimeoutError):
+        else:
             self.breaker.failed()
-            self._resolve(tickets, [None], "timeout")
-            return False
-        # Type and place only: the text of an exception may quote the query.
-        log.error("the teacher failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__, limit=-6)))
-        self.breaker.failed()
-        self._resolve(tickets, [None], "teacher_failed")
-        return False
+        return error
 
-    def _resolve(self, tickets: Sequence[_Ticket], instructions: Sequence[Instruction | None], failure: Failure | None) -> None:
+    def _fail(self, tickets: Sequence[_Ticket], error: BaseException) -> None:
+        if not isinstance(error, TimeoutError):
+            # Type and place only: the text of an exception may quote the query.
+            log.error("the teacher failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__, limit=-6)))
+        self._resolve(tickets, None, "timeout" if isinstance(error, TimeoutError) else "teacher_failed")
+
+    def _resolve(self, tickets: Sequence[_Ticket], instructions: Sequence[Instruction] | None, failure: Failure | None) -> None:
+        """`instructions`: one a ticket; None = none, for `failure`."""
         now = perf_counter()
-        for ticket, instruction in zip(tickets, instructions, strict=True):
+        for ticket, instruction in zip(tickets, [None] * len(tickets) if instructions is None else instructions, strict=True):
+            self._waiting.pop(ticket, None)
             if ticket.key is not None and self._by_key.get(ticket.key) is ticket:
                 del self._by_key[ticket.key]
-            assert ticket.started is not None
+            started = now if ticket.started is None else ticket.started
             for answer in ticket.answers:
                 if not answer.done():
-                    answer.set_result(Answer(instruction, failure, ticket.started - ticket.arrived, now - ticket.started))
+                    answer.set_result(Answer(instruction, failure, started - ticket.arrived, now - started))
 
 
 def _garbage(instructions: object, wanted: int) -> TypeError | None:

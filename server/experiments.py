@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -48,7 +49,7 @@ class Running:
     def topic(self) -> str:
         return data_topic(self.tenant, self.definition.id)
 
-    @property
+    @cached_property
     def allocation(self) -> Allocation:
         # The tenant is the salt: two tenants' experiments of one name share units out independently.
         return self.definition.allocation(enrolled=self.enrolled, salt=self.tenant)

@@ -61,8 +61,9 @@ async def ask(example: PublicExample, desk: Desk, *, tenant: str, deadline_s: fl
     if (known := await desk.cache.get(key)) is not None:
         source = "cache" if known.source == "teacher" else known.source
         return Answer(known.model_copy(update={"source": source}), queue_s=perf_counter() - began)
+    limit_s = desk.engine.deadline_s if deadline_s is None else min(deadline_s, desk.engine.deadline_s)
     with span("teacher"):
-        answer = await desk.engine.ask(example, key=key, deadline_s=deadline_s)
+        answer = await desk.engine.ask(example, key=key, deadline_s=max(0.0, limit_s - (perf_counter() - began)))  # the look-up counts
     if answer.instruction is not None and answer.instruction.source != "passthrough":
         desk.cache.put(key, answer.instruction)
     return answer

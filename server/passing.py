@@ -102,10 +102,11 @@ class PassedOn(Response):
 
     async def _pass_on(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
         with span("student", kind=SpanKind.CLIENT, student=self.name):
-            await self._forward(prepared, sent, scope)
-        await sent.end()
+            last = await self._forward(prepared, sent, scope)
+        await sent.end(last)
 
-    async def _forward(self, prepared: Prepared, sent: Sent, scope: Scope) -> None:
+    async def _forward(self, prepared: Prepared, sent: Sent, scope: Scope) -> bytes:
+        """Hand the answer on, up to its last piece, which goes with the end."""
         headers = onward(dict(self.onward))
         forwarding = self.student.forward(self.fields, content=prepared.content, path=self.path, headers=headers)
         async with forwarding as reply, _counted(reply, scope, len(prepared.content)):
@@ -116,11 +117,11 @@ class PassedOn(Response):
                 async for piece in reply.chunks():
                     if whole := events.feed(piece):
                         await sent.piece(whole)
-                await sent.piece(events.rest)
+                return events.rest
             else:  # whole, so that an answer that breaks off is an error and no half answer
                 content = b"".join([piece async for piece in reply.chunks()])
                 await sent.start(reply.status, {**headers, "content-length": str(len(content))})
-                await sent.piece(content)
+                return content
 
     def _own_headers(self) -> dict[str, str]:
         prepared = self.prepared
@@ -204,8 +205,8 @@ class Sent:
     async def piece(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
 
-    async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def end(self, last: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def _renamed(headers: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@
 
 The local spool is an SQLite file with `synchronous=FULL`. Its write-ahead log is append-only, checksummed by frame and fsynced at every
 commit, and a torn tail is left out when it is read again: a spool of our own would be these four properties once more, and less tested.
-Appends that arrive together share one commit, in a worker thread.
+Appends that arrive together share one commit, in a worker thread; Redis is told of one commit while the next is on its way to the disk.
 
 With a Redis URL the file is the spool of a shared log, a Redis Stream: an entry is pending until Redis has taken it, and is then kept as
 this replica's copy. Entries of other replicas are pulled into the same file. So every replica reads the whole log locally, goes on
@@ -13,7 +13,7 @@ without Redis, and makes up for what was missed later. A stream that lost someth
 dump) is noticed and filled again from the replicas' files. The server needs `maxmemory-policy noeviction`.
 
 An id exists once. Whoever appends an event whose id is taken gets the event that holds it, and decides whether it says the same. Among
-replicas the stream decides, while Redis answers; two replicas that cannot reach it may both accept an id, and the first to reach it stays.
+replicas the stream decides, while Redis answers; of two that cannot reach it and both accept an id, the first to reach it stays.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from store.event_file import ERASED, Event, EventFile
 from store.protocol import StoreError
-from store.redis_stream import RedisStream
+from store.redis_stream import RedisStream, later
 
 log = logging.getLogger("wst.events")
 
@@ -38,7 +40,26 @@ POLL_S = 0.2
 RETRY_S = 1.0
 """Seconds between two attempts at a Redis that failed; meanwhile nobody waits for it."""
 
+
 Result = TypeVar("Result")
+Append = tuple[Sequence[Event], "asyncio.Future[list[Event]]"]  # given together, and who waits for them
+
+
+@dataclass
+class _Commit:
+    """What went to the disk at once."""
+
+    appends: list[Append]
+    stored: list[Event]  # for each event the one that holds its id
+    new: list[Event]
+
+    def answer(self, theirs: Mapping[str, Event]) -> None:
+        """Tell who waits; `theirs` by id goes before what the file held."""
+        held = iter([theirs.get(event.id, event) for event in self.stored])
+        for appended, future in self.appends:
+            mine = [next(held) for _ in appended]
+            if not future.done():
+                future.set_result(mine)
 
 
 class EventLog:
@@ -52,17 +73,21 @@ class EventLog:
         self._file = EventFile(path)
         self.url = self._file.url
         self._stream = None if redis_url is None else RedisStream(redis_url, namespace=namespace, timeout_s=redis_timeout_s)
-        self._queue: list[tuple[Sequence[Event], asyncio.Future[list[Event]]]] = []
+        self._queue: list[Append] = []
         self._runner: asyncio.Task[None] | None = None
+        self._written: list[_Commit] = []  # Redis is still to be asked
+        self._teller: asyncio.Task[None] | None = None
+        self._sent: list[str] = []
+        """Ids that Redis has; the file is told with the next commit, or soon: a transaction after each costs as much as the commit."""
         self._syncer: asyncio.Task[None] | None = None
         # One thread, its own: the file takes one at a time, and the loop's shared threads may all be busy writing instructions.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._redis_error: StoreError | None = None
         self._exchanging = asyncio.Lock()
         self._claimed: set[str] = set()
-        """Ids of what is on its way to Redis with an append: not to be sent by the exchange as well."""
+        """Ids that are on their way to Redis with an append: not to be sent by the exchange as well."""
         self._own_places: set[str] = set()
-        """Where in the stream stands what this process sent and has not fetched yet: the file has it, so it need not be taken over."""
+        """Where in the stream stands what this process sent and has not fetched yet: the file has it already."""
 
     @property
     def shared(self) -> bool:
@@ -71,7 +96,7 @@ class EventLog:
 
     @property
     def exists(self) -> bool:
-        """Whether the file has been made."""
+        """Whether the file was made."""
         return self._file.path.exists()
 
     @property
@@ -115,7 +140,7 @@ class EventLog:
             self._failed(error)
             return None
         while found is None:
-            behind = _later(end, await self._in_thread(self._file.cursor))
+            behind = later(end, await self._in_thread(self._file.cursor))
             more = behind and await self.exchange()
             found = await self._in_thread(look, *arguments)
             if not more:
@@ -151,6 +176,7 @@ class EventLog:
 
     async def pending(self) -> int:
         """Events that Redis has not taken yet; all events where there is no Redis."""
+        await self._settle_sent()
         return await self._in_thread(self._file.count_pending)
 
     async def check(self) -> None:
@@ -168,8 +194,10 @@ class EventLog:
             self._syncer.cancel()
             await asyncio.wait([self._syncer])
             self._syncer = None
-        if self._runner is not None:
-            await asyncio.wait([self._runner])
+        while working := {task for task in (self._runner, self._teller) if task is not None and not task.done()}:
+            await asyncio.wait(working)
+        with suppress(StoreError):  # else they are sent again at the next start
+            await self._settle_sent()
         if self._stream is not None:
             await self._stream.aclose()
         await self._in_thread(self._file.close)
@@ -185,6 +213,7 @@ class EventLog:
     async def _exchange(self) -> bool:
         try:
             async with self._exchanging:
+                await self._settle_sent()
                 while batch := [e for e in await self._in_thread(self._file.some_pending, PAGE) if e.id not in self._claimed]:
                     await self._settle(batch, await self._push(batch))
                 return await self._fetch()
@@ -202,45 +231,46 @@ class EventLog:
             await asyncio.sleep(POLL_S if self._redis_error is None else RETRY_S)
 
     async def _run(self) -> None:
-        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit. That Redis has a commit's events is written
-        down with the next one, which goes to the disk anyway."""
-        sent: list[str] = []
-        while self._queue or sent:
-            batch, self._queue = self._queue, []
-            events = [event for appended, _ in batch for event in appended]
-            self._claimed = {*sent, *(event.id for event in events)}
+        """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
+        while self._queue:
+            appends, self._queue = self._queue, []
+            sent, self._sent = self._sent, []
+            events = [event for appended, _ in appends for event in appended]
+            ids = {event.id for event in events}
+            self._claimed |= ids
             try:
-                if batch:
-                    sent = await self._commit(events, batch, sent)
-                else:
-                    settled, sent = sent, []
-                    await self._in_thread(self._file.settle, settled, [])
-            except StoreError as error:  # nobody waits for this: what is not settled is sent again
-                log.error("%s; events that Redis has are sent again", error)
-            finally:
-                self._claimed = set()
+                stored, new = await self._in_thread(self._file.insert, events, sent)
+                self._written.append(_Commit(appends, stored, new))
+                if self._teller is None or self._teller.done():
+                    self._teller = asyncio.create_task(self._tell())
+                ids -= {event.id for event in new}
+            except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
+                _refuse(appends, error)
+                if sent:
+                    log.error("%s; events that Redis has are sent again", error)
+            self._claimed -= ids.union(sent)
 
-    async def _commit(
-        self, events: list[Event], batch: Sequence[tuple[Sequence[Event], asyncio.Future[list[Event]]]], sent: list[str]
-    ) -> list[str]:
-        """Write a batch down, and that Redis has `sent`; the ids of which it has now."""
-        try:
-            stored, new = await self._in_thread(self._file.insert, events, sent)
-            theirs = await self._claim(new)
-        except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return []
-        held = iter(stored if theirs is None else [theirs.get(event.id, event) for event in stored])
-        for appended, future in batch:
-            mine = [next(held) for _ in appended]
-            if not future.done():
-                future.set_result(mine)
-        if theirs:  # what Redis had before replaces ours
-            await self._settle(new, theirs)
-            return []
-        return [] if theirs is None else [event.id for event in new]
+    async def _tell(self) -> None:
+        """Ask Redis about what was written, and answer who waits."""
+        while self._written:
+            commits, self._written = self._written, []
+            new = [event for commit in commits for event in commit.new]
+            ids = [event.id for event in new]
+            try:
+                theirs = await self._claim(new)
+                if theirs:  # replaces ours, also where a commit made meanwhile found ours
+                    await self._settle(new, theirs)
+                    for commit in self._written:
+                        commit.stored = [theirs.get(event.id, event) for event in commit.stored]
+            except Exception as error:  # of the file, or a bug: both must reach the callers
+                theirs = None
+                _refuse([append for commit in commits for append in commit.appends], error)
+            for commit in commits:
+                commit.answer(theirs or {})
+            if theirs == {}:
+                self._sent += ids
+            else:  # settled, or left to the exchange
+                self._claimed.difference_update(ids)
 
     async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
         """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
@@ -269,12 +299,18 @@ class EventLog:
         """Redis has what was sent; what it had before replaces ours."""
         await self._in_thread(self._file.settle, [event.id for event in sent], list(earlier.values()))
 
+    async def _settle_sent(self) -> None:
+        sent, self._sent = self._sent, []
+        self._claimed.difference_update(sent)
+        if sent:
+            await self._in_thread(self._file.settle, sent, [])
+
     async def _fetch(self) -> bool:
         """Take over what the stream holds behind the cursor, to its end. Whether there was anything."""
         assert self._stream is not None
         cursor = before = await self._in_thread(self._file.cursor)
         # Another process on this file may have moved the cursor past what we sent, which then never comes by here.
-        self._own_places = {place for place in self._own_places if _later(place, cursor)}
+        self._own_places = {place for place in self._own_places if later(place, cursor)}
         while True:
             lost, entries = await self._stream.pull(cursor, PAGE)
             self._answered()
@@ -302,7 +338,6 @@ class EventLog:
         self._redis_error = None
 
 
-def _later(place: str, other: str) -> bool:
-    """Whether `place` lies behind `other` in a stream; empty = before its first entry."""
-    first, second = (tuple(int(part) for part in one.split("-")) if one else () for one in (place, other))
-    return first > second
+def _refuse(appends: Sequence[Append], error: Exception) -> None:
+    for future in (future for _, future in appends if not future.done()):
+        future.set_exception(error)

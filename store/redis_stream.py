@@ -68,3 +68,9 @@ class RedisStream:
 
     async def aclose(self) -> None:
         await self._server.aclose()
+
+
+def later(place: str, other: str) -> bool:
+    """Whether `place` lies behind `other` in a stream; empty = before its first entry."""
+    first, second = (tuple(int(part) for part in one.split("-")) if one else () for one in (place, other))
+    return first > second

@@ -110,7 +110,8 @@ class TransformersPolicy:
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
         """One instruction an example. A query that leaves no room for one in the model's context gets none (source
-        "passthrough"), and so does one without a draft where the prompt shows one.
+        "passthrough"), and so does one without a draft where the prompt shows one. Raises FloatingPointError where the model computes
+        no numbers.
 
         Who cancels it stops the writing within a token, and is not held up where the model hangs: the next call has new threads.
         """
@@ -160,7 +161,9 @@ class TransformersPolicy:
         was_training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            output = self.model.generate(**inputs, generation_config=generation, stopping_criteria=[_GivenUp(given_up)])
+            output = self.model.generate(
+                **inputs, generation_config=generation, stopping_criteria=[_GivenUp(given_up)], logits_processor=[_finite]
+            )
         self.model.train(was_training)
         return [as_instruction(ids, self.tokenizer, ends, sha256=self.sha256) for ids in output[:, width:].tolist()]
 
@@ -179,6 +182,14 @@ class _GivenUp:
         if self.given_up.is_set():
             raise GivenUpError
         return input_ids.new_zeros(input_ids.shape[0], dtype=bool)
+
+
+def _finite(input_ids: Any, scores: Any) -> Any:
+    """Looks at each token's scores: of numbers that are none the greedy choice is token 0, over and over, which reads as a text or as
+    silence and not as a failure."""
+    if not scores.amax(dim=-1).isfinite().all():
+        raise FloatingPointError("the model's scores are not finite")
+    return scores
 
 
 def as_instruction(ids: list[int], tokenizer: Any, ends: frozenset[int], *, sha256: str | None = None) -> Instruction:

@@ -165,7 +165,7 @@ def test_one_poisonous_query_hurts_only_itself() -> None:
     policy = FakePolicy(say)
     queries = ["a", "b", "c", "poison", "d", "e", "f", "g"]
     assert texts(run(ask_all(engine(policy), queries))) == ["a", "b", "c", "teacher_failed", "d", "e", "f", "g"]
-    assert [len(batch) for batch in policy.batches] == [8, 4, 2, 2, 1, 1, 4]
+    assert [len(batch) for batch in policy.batches] == [8, 4, 4, 2, 2, 1, 1]
 
 
 def test_a_policy_that_cancels_itself_leaves_nobody_waiting_for_ever() -> None:
@@ -329,5 +329,57 @@ def test_a_batch_that_fails_row_by_row_is_one_outage() -> None:
         assert texts(await ask_all(teacher, list("abcdefghij"))) == ["teacher_failed"] * 10
         clock[0], teacher.policy = 1.0, FakePolicy()
         assert texts([await teacher.ask(example("k"))]) == ["Think about k"], "tried again after the first wait, not after its doubles"
+
+    run(scenario())
+
+
+def test_a_teacher_that_fails_whole_batches_is_left_alone_after_five_calls() -> None:
+    async def scenario() -> None:
+        broken = FakePolicy(fail(RuntimeError()))
+        teacher = engine(broken)
+        for _ in range(3):
+            answers = texts(await ask_all(teacher, list("abcdefghij")))
+        assert answers == ["teacher_down"] * 10
+        assert [len(batch) for batch in broken.batches] == [10, 5, 5, 10, 5]
+
+    run(scenario())
+
+
+def test_a_hanging_teacher_is_left_alone_though_nobody_waits_to_its_end() -> None:
+    async def scenario() -> None:
+        policy = HangingPolicy()
+        teacher = engine(policy, deadline_s=0.04, breaker=Breaker(most_failures=2))
+        assert [texts([await teacher.ask(example("a"))]) for _ in range(3)] == [["timeout"], ["timeout"], ["teacher_down"]]
+        impatient = engine(policy, breaker=Breaker(most_failures=2))  # whose callers' own haste says nothing of the teacher
+        assert [texts([await impatient.ask(example("a"), deadline_s=0.005)]) for _ in range(3)] == [["timeout"]] * 3
+
+    run(scenario())
+
+
+def test_who_would_be_answered_too_late_is_not_written_for() -> None:
+    async def scenario() -> None:
+        policy = GatedPolicy()
+        teacher = engine(policy, batch_size=1)
+        first = asyncio.create_task(teacher.ask(example("a")))
+        await policy.begun.wait()
+        late, last = asyncio.create_task(teacher.ask(example("b"), deadline_s=5)), asyncio.create_task(teacher.ask(example("c")))
+        await rounds()
+        teacher.batch_s = 10.0  # it has become slow since they came
+        policy.begun.clear()
+        policy.gate.set()
+        assert texts([await late]) == ["overloaded"]
+        await policy.begun.wait()
+        policy.gate.set()
+        assert texts([await first, await last]) == ["Think about a", "Think about c"]
+        assert [[e.query for e in batch] for batch in policy.batches] == [["a"], ["c"]]
+
+    run(scenario())
+
+
+def test_a_teacher_that_writes_at_once_waits_for_no_company() -> None:
+    async def scenario() -> None:
+        teacher = engine(FakePolicy(), window_s=LONG_S)
+        teacher.batch_s = 0.001
+        assert texts([await asyncio.wait_for(teacher.ask(example("a")), 5)]) == ["Think about a"]
 
     run(scenario())

@@ -1,9 +1,11 @@
 """The teacher as a policy, and its folder format."""
 
 import asyncio
+import copy
 import json
 
 import pytest
+import torch
 
 from exchange.records import Message, PublicExample
 from exchange.settings import SettingError
@@ -36,6 +38,16 @@ def test_a_text_cut_at_the_limit_is_marked(base):
     policy = TransformersPolicy(*base, TeacherPrompt.named("lab"), max_instruction_tokens=1, temperature=1.0)
     instructions = asyncio.run(policy.instruct(EXAMPLES * 20))
     assert any(instruction.truncated and instruction.num_tokens == 1 for instruction in instructions)
+
+
+def test_a_model_that_computes_no_numbers_is_an_error_and_no_silence(base):
+    broken = copy.deepcopy(base[0])
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(float("nan"))
+    policy = TransformersPolicy(broken, base[1], TeacherPrompt.named("lab"), max_instruction_tokens=40)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        asyncio.run(policy.instruct(EXAMPLES))
 
 
 def test_ids_are_cut_at_the_end_token(base):
