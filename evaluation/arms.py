@@ -16,7 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from exchange.protocols import InstructionPolicy, Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import Settings
-from rewards.episode import all_of, run_episode
+from rewards.episode import all_of, request, run_episode
+from student_clients.bulk import BulkStudent
 
 ExtraArm = Literal["raw_again", "cot", "best_static", "router", "majority", "self", "bigger", "all"]
 """Arms that an evaluation makes itself where it is asked to; each costs student calls."""
@@ -147,8 +148,12 @@ async def run_arm(
     samples: int = 1,
     sample_index: int = 0,
 ) -> list[Episode]:
-    """One episode a question, in order; the student is asked for all of them at once (its client bounds the concurrency)."""
+    """One episode a question, in order; the student is asked for all of them at once (its client bounds the concurrency, or spreads them
+    over Ray's workers)."""
     instructions = await policy.instruct([example.public() for example in examples])
+    if isinstance(student, BulkStudent):
+        asked = [request(example, text, params) for example, text in zip(examples, instructions, strict=True)]
+        student = await student.answered(asked, n=samples, sample_index=sample_index)
     return await all_of(
         run_episode(
             example, text, arm=name, student=student, params=params, reward=reward, samples=samples, sample_index=sample_index

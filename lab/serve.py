@@ -162,6 +162,7 @@ def body(argv: list[str] | None) -> int:
     try:
         with lab_server(args.world, args.role, port=args.port, delay_s=args.delay_s, fault_rate=args.fault_rate, seed=args.seed) as server:
             server.key = os.environ[args.key_env] if args.key_env else None
+            asyncio.run(server.student.check())  # loaded now: the first answer would take four seconds, and look like the student's speed
             print(f"serving at {server.url} as model {args.role!r}", flush=True)
             threading.Event().wait()
     except (ValueError, OSError, OverflowError) as error:

@@ -11,8 +11,14 @@ from collections.abc import Awaitable, Iterable
 from exchange.compose import compose
 from exchange.guard import guard
 from exchange.protocols import Reward, SamplingParams, StudentClient
-from exchange.records import Episode, Example, Instruction, Score
+from exchange.records import Episode, Example, Instruction, Message, Score
 from student_clients.errors import StudentError
+
+
+def request(example: Example, instruction: Instruction, params: SamplingParams) -> tuple[tuple[Message, ...], SamplingParams]:
+    """What the student is asked about a question under an instruction; one that the guard refuses is silence, as in production."""
+    messages = compose(example.public(), guard(instruction, example).instruction)
+    return messages, params.model_copy(update={"split": example.split})
 
 
 async def run_episode(
@@ -31,11 +37,9 @@ async def run_episode(
     An instruction that the guard refuses reaches the student as silence, as it would in production; the reward still sees what the
     teacher wrote, so that it can charge for it.
     """
-    guarded = guard(instruction, example).instruction
-    messages = compose(example.public(), guarded)
+    messages, params = request(example, instruction, params)
     try:
-        split = params.model_copy(update={"split": example.split})
-        completions = await student.complete(messages, split, n=samples, sample_index=sample_index)
+        completions = await student.complete(messages, params, n=samples, sample_index=sample_index)
     except StudentError as error:
         return Episode(example_id=example.id, arm=arm, instruction=instruction, messages=messages, error=f"{type(error).__name__}: {error}")
     scores = [await reward(example, instruction, completion) for completion in completions]

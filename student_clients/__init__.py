@@ -280,12 +280,18 @@ REGISTRY: dict[Kind, Callable[[StudentConfig], Adapter]] = {
 
 
 def make_student(
-    config: StudentConfig, budget: BudgetConfig | None = None, account: Callable[[], Store] | None = None, *, section: str = ""
+    config: StudentConfig,
+    budget: BudgetConfig | None = None,
+    account: Callable[[], Store] | None = None,
+    *,
+    section: str = "",
+    cache: Callable[[], Store] | None = None,
 ) -> CountingStudent:
     """The configured student in its wrappers, not yet connected or loaded (`check` does that).
 
     `account` opens the store that a run's spending is booked in; it is called when the first request is paid for. Both None = nothing is
-    booked. `section` is where student and budget stand in the config, with a dot behind, for what is said of them.
+    booked. `section` is where student and budget stand in the config, with a dot behind, for what is said of them. `cache` opens the
+    answer cache, where it is on; None = the one that the settings name.
 
     Raises SettingError, also where the student costs money and nobody said how much.
     """
@@ -299,7 +305,7 @@ def make_student(
         student = PacedStudent(student, config.pacing)
     if config.cache.enabled and config.kind != "replay":
         try:
-            student = CachedStudent(student, open_store(config.cache.location()))
+            student = CachedStudent(student, cache() if cache is not None else open_store(config.cache.location()))
         except (ValueError, StoreError) as error:
             raise SettingError(f"student.cache.url={config.cache.url!r}: {error}") from None
     if config.record is not None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evaluation.arms import EvalConfig
 from exchange.settings import Settings
 from rewards.rubric import RewardConfig
 from student_clients import BudgetConfig, StudentConfig
+from student_clients.bulk import RayConfig
 from tasks import TaskConfig, has_gold
 from teacher.alarms import AlarmConfig
 from teacher.ppo import PPOConfig
@@ -194,6 +195,13 @@ class TrainConfig(Settings):
     """How the teacher is measured."""
     budget: BudgetConfig = BudgetConfig()
     """What the run may spend."""
+    ray: RayConfig | None = None
+    """`--ray`, or any setting of it: the arms of an evaluation are answered on Ray workers; None = in this process."""
+
+    @field_validator("ray", mode="before")
+    @classmethod
+    def _ray_alone_is_its_default(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
     def measured(self) -> TrainConfig:
         """The settings of what is measured: those of the run, with the student and the budget of its validation."""

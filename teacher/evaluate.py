@@ -29,6 +29,7 @@ from exchange.settings import SettingError, find_config, load, only, parse_flags
 from rewards.rubric import Rubric, check_reward
 from store import Store
 from student_clients import CountingStudent, sampling
+from student_clients.bulk import check_ray, in_bulk
 from tasks import TASKS
 from teacher.arms import StudentPolicy, calls, check_arms, planned
 from teacher.config import TrainConfig, resolve
@@ -69,7 +70,7 @@ async def evaluate(
     examples = examples or TASKS[config.task.name].load(config.task, "test", config.eval.n)
     if config.variant == "three_step":
         examples = await drafted(examples, student=student, params=sampling(config.student))
-    shop = Workshop(config, teacher, examples, student, rubric, account)
+    shop = Workshop(config, teacher, examples, in_bulk(student, config.ray, config.student, config.budget, account), rubric, account)
     names = names or planned(config, teacher)
     about: dict[str, str] = {}
     instructing: dict[str, tuple[float, float]] = {}
@@ -167,6 +168,7 @@ def check_before(config: TrainConfig) -> None:
     """Raise SettingError for whatever an evaluation of this config would stumble over: arms, test questions."""
     examples = TASKS[config.task.name].load(config.task, "test", config.eval.n)
     check_reward(config.reward, examples)
+    check_ray(config.ray, config.student)
     planned(config, None)
     check_arms(config)
 

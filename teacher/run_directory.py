@@ -233,7 +233,7 @@ class RunDirectory:
 
 CLIENTS = ("student", "validation.student", *(f"{rubric}.judge.client" for rubric in ("reward", "reward.second")))
 MAY_CHANGE = (
-    "eval.arms", "eval.include", "eval.search_calls", "eval.transfer", "budget", "validation.budget",
+    "eval.arms", "eval.include", "eval.search_calls", "eval.transfer", "budget", "validation.budget", "ray",
     *(f"{client}.{key}" for client in CLIENTS for key in ("pacing", "timeout_s", "cache")),
     *(f"{rubric}.preference.{key}" for rubric in ("reward", "reward.second") for key in ("pacing", "timeout_s")),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from exchange.command import run_command
 from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
+from student_clients.bulk import check_ray
 from teacher.config import TrainConfig, resolve
 from teacher.processes import Processes
 
@@ -125,6 +126,7 @@ def body(argv: list[str] | None) -> int:
     else:
         config = read_config(args.config, rest)
         run = find_unfinished(config) if args.resume is not None else None
+    check_ray(config.ray, config.measured().student)
     if args.dry_run:
         import yaml
 

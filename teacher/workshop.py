@@ -26,6 +26,7 @@ from rewards.episode import all_of, correct, run_episode
 from store import Store
 from student_clients import CountingStudent, make_student, sampling
 from student_clients.budget import Price, price_of
+from student_clients.bulk import in_bulk
 from student_clients.errors import StudentError
 from tasks import TASKS, answer_type_of
 from tasks.static_texts import chain_of_thought, lab_sentences
@@ -120,6 +121,7 @@ class Workshop:
             return Arm(policy, self.student, self.params, samples=self.config.eval.samples)
         settings = arm_student(self.config, name, arm)
         student = make_student(settings, self.config.budget, self.account)
+        student = in_bulk(student, self.config.ray, settings, self.config.budget, self.account)
         self.others.append(student)
         self.prices[name] = price_of(settings, self.config.budget)
         try:

@@ -25,13 +25,14 @@ MAY_IMPORT = {
     "vllm": (),  # reached over HTTP, and through TRL's use_vllm
     "openai": ("student_clients/openai_compatible.py",),
     "redis": ("store/",),
+    "ray": ("student_clients/bulk",),
     "fastapi": ("server/",),
     "starlette": ("server/",),
     "uvicorn": ("server/",),
 }
 """Library -> the beginnings of the paths that may import it."""
 
-ONLY_IN_FUNCTIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+ONLY_IN_FUNCTIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "ray")
 """Seconds to import: never on the way to `--help`."""
 
 SUBCLASSES_OF_TRL: tuple[str, ...] = ()

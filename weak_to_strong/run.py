@@ -20,13 +20,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from exchange.command import RunError
 from exchange.records import Example
 from exchange.settings import SettingError, Settings, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
 from student_clients import BudgetConfig, CountingStudent, StudentConfig, make_student
 from student_clients.budget import BudgetExhausted
+from student_clients.bulk import RayConfig, check_ray, in_bulk
 from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
 from teacher.config import LoraConfig, RunConfig
@@ -84,6 +85,13 @@ class SisterConfig(Settings):
     """How the student is measured."""
     budget: BudgetConfig = BudgetConfig()
     """What the run may spend on models that cost money."""
+    ray: RayConfig | None = None
+    """`--ray`, or any setting of it: chains (W2SR) and the arms of the measurement are answered on Ray workers; None = in this process."""
+
+    @field_validator("ray", mode="before")
+    @classmethod
+    def _ray_alone_is_its_default(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +112,7 @@ class SisterConfig(Settings):
         """The method's name, part of the run directory's name and of summary.json."""
 
 
-MAY_CHANGE = ("budget",)
+MAY_CHANGE = ("budget", "ray")
 """Settings that change neither what is asked nor what is learnt, so that a resumed run may have others."""
 Config = TypeVar("Config", bound=SisterConfig)
 
@@ -132,7 +140,8 @@ class Run(Generic[Config]):
     def client(self, role: str, settings: StudentConfig) -> CountingStudent:
         """The client for a role, booked in the run's account, closed with the run. Raises SettingError or RunError where it cannot
         answer."""
-        student = make_student(settings, self.config.budget, self.directory.account)
+        config, account = self.config, self.directory.account
+        student = in_bulk(make_student(settings, config.budget, account), config.ray, settings, config.budget, account)
         self._stack.callback(lambda: asyncio.run(student.aclose()))
         self.clients[role] = student
         try:
@@ -235,6 +244,7 @@ def sister_body(
         config = check(load(config_class, data, parse_flags(rest)))
         if args.resume is not None:
             run = find_unfinished(config, MAY_CHANGE)
+    check_ray(config.ray)
     if args.dry_run:
         import yaml
 
