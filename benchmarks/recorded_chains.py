@@ -32,7 +32,7 @@ from teacher.run_directory import git_commit, runs_dir
 NAME = "recorded_chains"
 TASKS = ("gsm8k", "choice", "knights_knaves")
 METHODS = ("w2sr", "two_stage")
-QUESTIONS, MEASURED = 300, 100
+QUESTIONS, MEASURED = 200, 60
 Line = dict[str, Any]
 
 
