@@ -134,7 +134,9 @@ def run_cell(config: dict[str, Any], method: str, folder: Path) -> dict[str, Any
     with StopSignal() as stop:
         if method == "w2sr":
             return carry_out(w2sr_config.resolve(load(w2sr_config.W2SRConfig, config)), found, lambda made: W2SR(made)(), stop)
-        return carry_out(two_stage_config.resolve(load(two_stage_config.TwoStageConfig, config)), found, lambda made: TwoStage(made)(), stop)
+        return carry_out(
+            two_stage_config.resolve(load(two_stage_config.TwoStageConfig, config)), found, lambda made: TwoStage(made)(), stop
+        )
 
 
 def row(task: str, method: str, summary: dict[str, Any]) -> dict[str, Any]:
