@@ -1,8 +1,8 @@
 """`python -m benchmarks.recorded_chains [--only TASK] [--vllm PYTHON]`: W2SR and two-stage on real questions, weak answers from a recording.
 
 GSM8K: a 6B model's labelled solutions to its test questions (`benchmarks.gsm8k_chains`), the questions split in two. `choice`: the same
-questions and solutions with four numbers to choose from, every solution ending with the letter of the number that it comes to. `knights_knaves`:
-generated puzzles; the recorded reasoner tries assignments in words and errs at the end in two of five.
+questions and solutions with four numbers to choose from, every solution ending with the letter of the number that it comes to.
+`knights_knaves`: generated puzzles; the recorded reasoner tries assignments in words and errs at the end in two of five.
 
 The student is the lab's reasoning student, which has never seen such questions: what is seen here is that every phase, filter and summary
 holds on them. It is served by vLLM from its folder, and so is what training makes of it. Resumable: a cell that stands in
