@@ -1,4 +1,4 @@
-"""`python -m benchmarks.recorded_chains [--only TASK] [--vllm PYTHON]`: W2SR and two-stage on real questions, weak answers from a recording.
+"""`python -m benchmarks.recorded_chains [--only TASK] [--vllm PYTHON]`: W2SR and two-stage on real questions, weak answers recorded.
 
 GSM8K: a 6B model's labelled solutions to its test questions (`benchmarks.gsm8k_chains`), the questions split in two. `choice`: the same
 questions and solutions with four numbers to choose from, every solution ending with the letter of the number that it comes to.
