@@ -71,6 +71,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.faulty_student [--jobs N]` | the lab run over HTTP, clean and with 30 % of all requests failing; writes `benchmarks/results/faulty_student.json` |
 | `python -m benchmarks.service_overhead [--seconds S] [--rounds N] [--plain] [--no-save]` | the server's own cost with a real Redis, beside a no-op app; writes `benchmarks/results/service_overhead.json` |
 | `python -m benchmarks.w2sr [--only PART] [--seeds S ...] [--folder DIR]` | what W2SR's student learns from, on the lab's reasoning world: variants, structure against accuracy, weak reasoners of several sizes; writes `benchmarks/results/w2sr.json` |
+| `python -m benchmarks.recorded_chains [--only TASK] [--vllm PYTHON] [--folder DIR]` | W2SR and two-stage on GSM8K, `choice` and `knights_knaves`, weak answers from a recording, every other model served by vLLM from its folder; writes `benchmarks/results/recorded_chains.json` |
 | `python -m benchmarks.gsm8k_chains --out DIR [--writer NAME]` | four models' labelled GSM8K solutions as a recording for `weak.replay`, the questions split in two |
 | `python -m benchmarks.alignment [--seeds N ...]` | the alignment world by both judges, with and without a charge for harm; writes `benchmarks/results/alignment.json` and its table in results.md |
 | `python -m benchmarks.offline [--only PART ...] [--n N]` | the shipped teacher over students x tasks, and raw against raw again with a sampling student; writes `benchmarks/results/offline.json` |

@@ -181,20 +181,20 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def setting_docs(
-    model: type[BaseModel], prefix: str = "", described: dict[type[BaseModel], str] | None = None
+    model: type[BaseModel], prefix: str = "", described: dict[type[BaseModel], str] | None = None, default: object = None
 ) -> Iterator[tuple[str, str, str]]:
     """(dotted name, default, description) of every setting, for `--help` and the reference page. A section of a class that was described
-    before is one line that says where."""
+    before is one line that says where. `default`: the section as its parent has it, whose values are the defaults."""
     described = {} if described is None else described
     for name, field in model.model_fields.items():
         text = " ".join((field.description or "").split())
+        given = getattr(default, name) if isinstance(default, model) else field.get_default(call_default_factory=True)
         sections = list(_below(field.annotation))
         for section in sections:
             if section in described:
                 yield prefix + name, "", f"{text} Settings as below `{described[section]}`."
             else:
                 described[section] = prefix + name
-                yield from setting_docs(section, f"{prefix}{name}.", described)
+                yield from setting_docs(section, f"{prefix}{name}.", described, given)
         if not sections:
-            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            yield prefix + name, default, text
+            yield prefix + name, "required" if field.is_required() else repr(given), text

@@ -37,6 +37,8 @@ __all__ = [
     "ScriptedStudent",
     "StudentConfig",
     "StudentStats",
+    "VLLMConfig",
+    "VLLMLaunch",
     "make_student",
     "sampling",
 ]
@@ -45,23 +47,14 @@ Kind = Literal["embedded", "openai", "vllm", "replay"]
 LAB_MODEL = re.compile(r"lab:(?P<world>[^/]+)/(?P<role>[^/]+)")
 
 
-class VLLMConfig(Settings):
-    """Where vLLM runs, `kind: vllm` only. Servers at public addresses need a price like any other."""
+class VLLMLaunch(Settings):
+    """How a vLLM of our own is started."""
 
-    base_urls: list[str] = Field(default_factory=list)
-    """Running servers of the same model, `/v1` included; requests go to the one with the fewest in flight, and a dead one is left out until
-    it answers again. Empty = `student.base_url` alone."""
-    launch: bool = False
-    """Start `vllm serve` as a child of this process, for the time of the command."""
     command: list[str] = Field(default_factory=lambda: ["vllm", "serve"])
     """What starts the child; the model and its arguments follow. A vLLM in an environment of its own: [/path/to/.venv/bin/vllm, serve]."""
     args: list[str] = Field(default_factory=lambda: ["--generation-config", "vllm"])
     """Further arguments of the child, e.g. [--generation-config, vllm, --max-model-len, "4096"]. The default keeps vLLM from applying the
     model's own sampling defaults, such as a repetition penalty, to requests that do not ask for them."""
-    model_path: str | None = None
-    """Folder or Hub id that the child loads; None = `student.model`. It is served under the name `student.model` either way."""
-    log: Path = Path("vllm.log")
-    """File that takes the child's output."""
     ready_s: float = Field(default=900.0, gt=0)
     """Seconds that the child has until it answers: a large model loads for minutes."""
 
@@ -71,6 +64,20 @@ class VLLMConfig(Settings):
         if any(arg.startswith("--api-key") for arg in args):
             raise ValueError("a key here would stand in every config; set the environment variable VLLM_API_KEY instead")
         return args
+
+
+class VLLMConfig(VLLMLaunch):
+    """Where vLLM runs, `kind: vllm` only. Servers at public addresses need a price like any other."""
+
+    base_urls: list[str] = Field(default_factory=list)
+    """Running servers of the same model, `/v1` included; requests go to the one with the fewest in flight, and a dead one is left out until
+    it answers again. Empty = `student.base_url` alone."""
+    launch: bool = False
+    """Start `vllm serve` as a child of this process, for the time of the command."""
+    model_path: str | None = None
+    """Folder or Hub id that the child loads; None = `student.model`. It is served under the name `student.model` either way."""
+    log: Path = Path("vllm.log")
+    """File that takes the child's output."""
 
 
 class StudentConfig(Settings):

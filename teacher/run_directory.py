@@ -19,20 +19,21 @@ TRL writes a checkpoint in place, so a killed run can leave half of one; only fo
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import yaml
 
 from exchange.command import RunError
-from exchange.settings import SettingError, read_yaml
+from exchange.settings import SettingError, Settings, find_config, load, only, parse_flags, read_yaml, setting_docs
 from store import Store, open_store
 from tasks import TaskConfig
 from teacher.config import RunConfig
@@ -266,3 +267,44 @@ def find_unfinished(config: RunSettings, may_change: Sequence[str] = MAY_CHANGE)
     raise SettingError(
         f"--resume: no unfinished run with these settings under {runs_dir()}; name one with --resume=RUN_DIR or leave it out"
     )
+
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def command_parser(program: str, about: str, config_class: type[Settings]) -> argparse.ArgumentParser:
+    """The command line of whatever makes a run directory: a config, --resume, --dry-run; --help lists the settings."""
+    epilog = "settings (also in a YAML file):\n" + "\n".join(
+        f"  --{name}={default}\n      {text}" for name, default, text in setting_docs(config_class)
+    )
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=about, epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("config", nargs="?", help="a YAML file, or the name of a shipped one; none = the lab world")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN_DIR", help="go on with a run (default: the newest unfinished one with these settings)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would ask and cost, then stop")
+    return parser
+
+
+def asked_for(
+    args: argparse.Namespace,
+    rest: Sequence[str],
+    config_class: type[Config],
+    resolve: Callable[[Config], Config],
+    may_change: Callable[[Path | None], Sequence[str]] = lambda _: MAY_CHANGE,
+) -> tuple[Config, RunDirectory | None]:
+    """(the resolved settings, the run to go on with) of such a command line; None = a new run. `may_change` names what a resumed run may
+    have otherwise: of the run in a directory, or (None) of any. Raises SettingError."""
+    if args.resume:
+        if args.config is not None:
+            raise SettingError(f"--resume={args.resume}: goes on with that run's own settings; leave {args.config} out")
+        run = RunDirectory(Path(args.resume))
+        held, allowed = run.config(), may_change(run.path)
+        reason = f"a resumed run keeps its own settings; only {', '.join(allowed)} may change"
+        return resolve(load(config_class, held, only(parse_flags(rest), allowed, reason=reason))), run
+    data = read_yaml(find_config(args.config)) if args.config is not None else {}
+    config = resolve(load(config_class, data, parse_flags(rest)))
+    return config, find_unfinished(config, may_change(None)) if args.resume is not None else None  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ fine-tuning), GRPO with validation, export of the best teacher, evaluation of al
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from exchange.command import run_command
-from exchange.settings import SettingError, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
+from exchange.settings import SettingError, find_config, load, parse_flags, parse_known, read_yaml
 from student_clients.bulk import check_ray
 from teacher.config import TrainConfig, resolve
 from teacher.processes import Processes
@@ -97,35 +96,14 @@ def follow_main(processes: Processes) -> int:
 
 
 def body(argv: list[str] | None) -> int:
-    epilog = "settings (also in a YAML file):\n" + "\n".join(
-        f"  --{name}={default}\n      {text}" for name, default, text in setting_docs(TrainConfig)
-    )
-    parser = argparse.ArgumentParser(
-        prog="python -m teacher.train", description=(__doc__ or "").split("\n")[0], epilog=epilog, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("config", nargs="?", help="a YAML file, or the name of a shipped one; none = the lab world")
-    parser.add_argument(
-        "--resume", nargs="?", const="", metavar="RUN_DIR", help="go on with a run (default: the newest unfinished one with these settings)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would cost, then stop")
-    args, rest = parse_known(parser, argv)
+    from teacher.run_directory import asked_for, command_parser
+
+    args, rest = parse_known(command_parser("teacher.train", (__doc__ or "").split("\n")[0], TrainConfig), argv)
     processes = Processes()
     if not processes.main:  # under torchrun; the main process answers for the command line
         return 0 if args.dry_run else follow_main(processes)
 
-    from teacher.run_directory import MAY_CHANGE, RunDirectory, find_unfinished
-
-    run: RunDirectory | None
-    if args.resume:
-        if args.config is not None:
-            raise SettingError(f"--resume={args.resume}: goes on with that run's own settings; leave {args.config} out")
-        run = RunDirectory(Path(args.resume))
-        reason = f"a resumed run keeps its own settings; only {', '.join(MAY_CHANGE)} may change"
-        config = resolve(load(TrainConfig, run.config(), only(parse_flags(rest), MAY_CHANGE, reason=reason)))
-    else:
-        config = read_config(args.config, rest)
-        run = find_unfinished(config) if args.resume is not None else None
+    config, run = asked_for(args, rest, TrainConfig, resolve)
     check_ray(config.ray, config.measured().student)
     if args.dry_run:
         import yaml

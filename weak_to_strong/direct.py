@@ -74,7 +74,7 @@ def work(run: Any) -> dict[str, Any]:
     folder, arms = run.path / "ceiling" / "student", {}
     for name, model, about in (("raw", None, "the model before training"), ("trained", folder, "the same after GRPO on right answers")):
         settings = config.strong.client(model)
-        arms[name] = Asked(run.client(name, settings), settings, about=about)
+        arms[name] = Asked(name, settings, about=about)
     examples = run.questions("test", config.eval.n)
     title, curve = f"direct RL on {config.task.name}", [(int(step), float(right)) for step, right in found["curve"]]
     _, summary = measured(run, arms, examples, title=title, teacher="none", curve=curve)

@@ -16,7 +16,7 @@ from exchange.command import RunError
 from exchange.records import Episode, Example
 from rewards.episode import correct
 from rewards.rubric import RewardConfig, Rubric
-from student_clients import CountingStudent, StudentConfig, sampling
+from student_clients import StudentConfig, sampling
 from student_clients.budget import price_of
 from teacher.run_directory import git_commit
 from weak_to_strong.run import Config, Run
@@ -24,28 +24,32 @@ from weak_to_strong.run import Config, Run
 
 @dataclass(frozen=True)
 class Asked:
-    """One arm: a client, its settings, and a text that is put before every question (empty = none)."""
+    """One arm: who answers, by role and settings, and what is put before every question."""
 
-    client: CountingStudent
+    role: str
     settings: StudentConfig
     text: str = ""
+    """An instruction; empty = none."""
     about: str = ""
+    examples: Sequence[Example] | None = None
+    """The same questions in this arm's own form, with other turns before them; None = as they are."""
 
 
-def answers(arms: Mapping[str, Asked], examples: Sequence[Example]) -> dict[str, list[Episode]]:
-    """Every arm's episodes, in the order of the questions. An arm that has not one scored answer is left out, and that is said."""
+def answers(run: Run[Config], arms: Mapping[str, Asked], examples: Sequence[Example]) -> dict[str, list[Episode]]:
+    """Every arm's episodes, in the order of the questions. One model is open at a time; arms of one role stand beside each other for that.
+    An arm that has not one scored answer is left out, and that is said."""
     reward = Rubric(RewardConfig())
-
-    async def ask() -> dict[str, list[Episode]]:
-        found = {}
-        for name, arm in arms.items():
-            found[name] = await run_arm(
-                name, FixedPolicy(arm.text), examples, student=arm.client, params=sampling(arm.settings), reward=reward
-            )
-            print(f"arm {name}: {len(examples)} questions", file=sys.stderr, flush=True)
-        return found
-
-    found = asyncio.run(ask())
+    found: dict[str, list[Episode]] = {}
+    roles = [arm.role for arm in arms.values()]
+    for place, (name, arm) in enumerate(arms.items()):
+        student = run.client(arm.role, arm.settings)
+        asked = arm.examples or examples
+        found[name] = asyncio.run(
+            run_arm(name, FixedPolicy(arm.text), asked, student=student, params=sampling(arm.settings), reward=reward)
+        )
+        print(f"arm {name}: {len(examples)} questions", file=sys.stderr, flush=True)
+        if arm.role not in roles[place + 1 : place + 2]:
+            run.release(arm.role)
     for name in list(found):
         if all(correct(episode) is None for episode in found[name]):
             reason = next((episode.error for episode in found[name] if episode.error), "no answer could be judged")
@@ -74,7 +78,7 @@ def measured(
     """Ask every arm, print the table, write evaluation.jsonl and the report into the run. `more` are further tables of the report, each
     {"title", "note", "head", "rows"}; `episodes` where the arms were asked before."""
     config = run.config
-    found = dict(episodes) if episodes is not None else answers(arms, examples)
+    found = dict(episodes) if episodes is not None else answers(run, arms, examples)
     summary = summarise(
         found, examples, alpha=config.eval.alpha, margin=config.eval.margin, greedy=config.strong.temperature == 0,
         prices={name: price_of(arm.settings, config.budget) for name, arm in arms.items()},

@@ -7,7 +7,6 @@ budget.sqlite3, summary.json written last.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -15,6 +14,7 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,15 +24,16 @@ from pydantic import Field, field_validator, model_validator
 
 from exchange.command import RunError
 from exchange.records import Example
-from exchange.settings import SettingError, Settings, find_config, load, only, parse_flags, parse_known, read_yaml, setting_docs
-from student_clients import BudgetConfig, CountingStudent, StudentConfig, make_student
+from exchange.settings import SettingError, Settings, parse_known
+from lab.weights_folder import resolve_model
+from student_clients import BudgetConfig, CountingStudent, StudentConfig, VLLMConfig, VLLMLaunch, make_student
 from student_clients.budget import BudgetExhausted
 from student_clients.bulk import RayConfig, check_ray, in_bulk
 from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
 from teacher.config import LoraConfig, RunConfig
 from teacher.parts import cannot_start
-from teacher.run_directory import RunDirectory, find_unfinished, write_json
+from teacher.run_directory import RunDirectory, asked_for, command_parser, write_json
 from teacher.train import StopSignal
 from weak_to_strong.cost import Cost
 
@@ -58,16 +59,26 @@ class StrongConfig(Settings):
     temperature: float = Field(default=0.0, ge=0)
     """How it answers when it is measured; 0 = greedy."""
     batch_size: int = Field(default=64, ge=1)
-    """Answers computed at a time."""
+    """Answers computed at a time, in this process."""
+    vllm: VLLMLaunch | None = None
+    """`--strong.vllm`: it answers through vLLM, a server of our own for each set of weights (its own, then those that training makes), one
+    at a time and none while anything is trained. None = in this process, on the CPU, in float32."""
     lora: LoraConfig | None = None
     """Train a low-rank adapter and merge it; None = all weights."""
 
+    @field_validator("vllm", mode="before")
+    @classmethod
+    def _a_flag_is_the_default(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
+
     def client(self, model: str | Path | None = None) -> StudentConfig:
-        """Its weights, or others of the same architecture, as an embedded student."""
-        return StudentConfig(
-            kind="embedded", model=str(model or self.model), max_tokens=self.max_tokens, temperature=self.temperature,
-            batch_size=self.batch_size, seed=0 if self.temperature else None,
-        )  # fmt: skip
+        """How its weights, or others of the same architecture, answer."""
+        weights = str(model or self.model)
+        shared = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": 0 if self.temperature else None}
+        if self.vllm is None:
+            return StudentConfig(kind="embedded", model=weights, batch_size=self.batch_size, **shared)
+        served = VLLMConfig(launch=True, model_path=str(resolve_model(weights)), **self.vllm.model_dump())
+        return StudentConfig(kind="vllm", model="strong", vllm=served, timeout_s=600.0, **shared)
 
 
 class SisterConfig(Settings):
@@ -111,9 +122,12 @@ class SisterConfig(Settings):
     def algorithm(self) -> str:
         """The method's name, part of the run directory's name and of summary.json."""
 
+    @classmethod
+    def may_change(cls, run: Path | None) -> tuple[str, ...]:
+        """Settings of which a resumed run may have others, because they change nothing of what stands in its directory."""
+        return ("budget", "ray", "strong.batch_size", "strong.vllm")
 
-MAY_CHANGE = ("budget", "ray")
-"""Settings that change neither what is asked nor what is learnt, so that a resumed run may have others."""
+
 Config = TypeVar("Config", bound=SisterConfig)
 
 
@@ -124,8 +138,9 @@ class Run(Generic[Config]):
         self.config = config
         self.directory = directory
         self.path = directory.path
-        self.clients: dict[str, CountingStudent] = {}
-        self._stack = stack
+        self._clients: dict[str, CountingStudent] = {}
+        self._counted: dict[str, Counter[str]] = {}
+        stack.callback(self.release)
         self._started = time.monotonic()
         (self.path / "phases").mkdir(exist_ok=True)
         self._wall_before_s = self.cost(*(path.stem for path in (self.path / "phases").glob("*.json"))).wall_s
@@ -138,17 +153,33 @@ class Run(Generic[Config]):
         return TASKS[self.config.task.name].load(self.config.task, split, limit)
 
     def client(self, role: str, settings: StudentConfig) -> CountingStudent:
-        """The client for a role, booked in the run's account, closed with the run. Raises SettingError or RunError where it cannot
-        answer."""
-        config, account = self.config, self.directory.account
-        student = in_bulk(make_student(settings, config.budget, account), config.ray, settings, config.budget, account)
-        self._stack.callback(lambda: asyncio.run(student.aclose()))
-        self.clients[role] = student
-        try:
-            asyncio.run(student.check())
-        except StudentError as error:
-            raise cannot_start(error, role) from None
-        return student
+        """The client for a role, booked in the run's account: the one that is open, else a new one. Raises SettingError or RunError where
+        it cannot answer."""
+        if role not in self._clients:
+            if settings.vllm.launch:
+                log = self.path / f"vllm-{role}.log"
+                settings = settings.model_copy(update={"vllm": settings.vllm.model_copy(update={"log": log})})
+            config, account = self.config, self.directory.account
+            student = in_bulk(make_student(settings, config.budget, account), config.ray, settings, config.budget, account)
+            self._clients[role] = student
+            try:
+                asyncio.run(student.check())
+            except StudentError as error:
+                raise cannot_start(error, role) from None
+        return self._clients[role]
+
+    def release(self, *roles: str) -> None:
+        """Close the clients of these roles, of all where none is named: a model that is asked no more frees its memory for the next one and
+        for training."""
+        for role in roles or tuple(self._clients):
+            if role in self._clients:
+                student = self._clients.pop(role)
+                self._counted.setdefault(role, Counter()).update(student.stats.as_dict())
+                asyncio.run(student.aclose())
+
+    def done(self, name: str) -> bool:
+        """Whether a phase stands on disk."""
+        return (self.path / "phases" / f"{name}.json").exists()
 
     def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a phase: as it stands on disk, else of `make`, with `wall_s` and `cpu_s` added to its block `cost`."""
@@ -176,14 +207,14 @@ class Run(Generic[Config]):
         """Write summary.json, the last file of a run; `facts` are the method's own, `eval` among them."""
         phases = {path.stem: json.loads(path.read_text(encoding="utf-8"))["cost"] for path in sorted((self.path / "phases").glob("*.json"))}
         config = self.config
-        clients = {role: client.stats.as_dict() for role, client in self.clients.items()}
+        self.release()
         summary = {
             "task": config.task.name,
             "algorithm": config.algorithm,
             "seed": config.seed,
             "run_dir": str(self.path),
             "wall_s": round(self._wall_before_s + time.monotonic() - self._started, 1),
-            "clients": clients,
+            "clients": {role: dict(counts) for role, counts in self._counted.items()},
             "phases": phases,
             **facts,
         }
@@ -221,29 +252,8 @@ def sister_body(
 ) -> int:
     """The body of a sister command. `check` looks at everything that can be wrong with the settings before anything is started and gives
     them resolved, `plan` says for --dry-run what the run would ask, `work` does it and ends with `Run.finish`."""
-    epilog = "settings (also in a YAML file):\n" + "\n".join(
-        f"  --{name}={default}\n      {text}" for name, default, text in setting_docs(config_class)
-    )
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {program}", description=about, epilog=epilog, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("config", nargs="?", help="a YAML file, or the name of a shipped one; none = the lab world")
-    parser.add_argument("--resume", nargs="?", const="", metavar="RUN_DIR", help="go on with a run (default: the newest unfinished one)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what the run would ask, then stop")
-    args, rest = parse_known(parser, argv)
-    run: RunDirectory | None = None
-    if args.resume:
-        if args.config is not None:
-            raise SettingError(f"--resume={args.resume}: goes on with that run's own settings; leave {args.config} out")
-        run = RunDirectory(Path(args.resume))
-        reason = f"a resumed run keeps its own settings; only {', '.join(MAY_CHANGE)} may change"
-        config = check(load(config_class, run.config(), only(parse_flags(rest), MAY_CHANGE, reason=reason)))
-    else:
-        data = read_yaml(find_config(args.config)) if args.config is not None else {}
-        config = check(load(config_class, data, parse_flags(rest)))
-        if args.resume is not None:
-            run = find_unfinished(config, MAY_CHANGE)
+    args, rest = parse_known(command_parser(program, about, config_class), argv)
+    config, run = asked_for(args, rest, config_class, check, config_class.may_change)
     check_ray(config.ray)
     if args.dry_run:
         import yaml

@@ -243,11 +243,14 @@ async def graded(traces: Sequence[Trace], examples: Sequence[Example]) -> list[T
     return found
 
 
-def check_usable(traces: Sequence[Trace], kept: Sequence[Trace], dropped: dict[str, int], taken: Sequence[Trace], variant: Variant) -> None:
-    """Raises RunError where there is nothing to learn from, naming the cause."""
+def check_usable(
+    traces: Sequence[Trace], kept: Sequence[Trace], dropped: dict[str, int], taken: Sequence[Trace], variant: Variant, file: Path
+) -> None:
+    """Raises RunError where there is nothing to learn from, naming the cause. `file` holds the traces, for another run."""
+    again = f"--traces.file={file} gives them to another run"
     counts = ", ".join(f"{rule} {count}" for rule, count in dropped.items() if count)
     if not kept:
-        raise RunError(f"all {len(traces)} chains were filtered away ({counts}); look at traces.jsonl, or change hygiene.*")
+        raise RunError(f"all {len(traces)} chains were filtered away ({counts}); change hygiene.* ({again})")
     if all(trace.extracted is None for trace in kept):
         raise RunError(
             f"not one of {len(kept)} chains holds an answer that the grader finds; ask for one with traces.instruction, e.g. "
@@ -256,5 +259,5 @@ def check_usable(traces: Sequence[Trace], kept: Sequence[Trace], dropped: dict[s
     if not taken:
         raise RunError(
             f"variant {variant}: nothing is left of {len(kept)} clean chains, {sum(bool(t.is_correct) for t in kept)} of which are right; "
-            "take another variant, or more questions where match_size asks for as many as the smallest variant has"
+            f"take another variant, or more questions where match_size asks for as many as the smallest variant has ({again})"
         )

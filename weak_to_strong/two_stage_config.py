@@ -52,6 +52,13 @@ class TwoStageConfig(SisterConfig):
     def algorithm(self) -> str:
         return "two_stage"
 
+    @classmethod
+    def may_change(cls, run: Path | None) -> tuple[str, ...]:
+        """What comes after Stage I too, as long as no pairs were made: Stage I is hours, and whether pairs come of it shows at its end."""
+        pairs = ("stage_two.keep", "stage_two.reject_weak", "stage_two.pairs", "preference")
+        made = run is None or (run / "phases" / "pairs.json").exists()
+        return super().may_change(run) + (() if made else pairs)
+
 
 def resolve(config: TwoStageConfig) -> TwoStageConfig:
     """The config with every preset filled in. Raises SettingError for whatever the run would stumble over; nothing is asked or written."""

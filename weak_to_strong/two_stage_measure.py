@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.arms import FixedPolicy, run_arm
 from evaluation.paired import Comparison, compare
 from exchange.records import Episode, Example, PublicExample
-from rewards.rubric import RewardConfig, Rubric
-from student_clients import sampling
 from tasks import has_gold
 from weak_to_strong.agreement import Pool
 from weak_to_strong.measuring import Asked, answers, grades, measured
@@ -53,22 +49,17 @@ def measure(
         return run.finish({**facts, "gains": None, "eval": None})
     examples = run.questions("test", config.eval.n)
     strong = config.strong.client()
-    raw = run.clients.get("raw") or run.client("raw", strong)
-    weak_client = run.clients.get("weak") or run.client("weak", config.weak)
-    arms = {
-        "raw": Asked(raw, strong, about="the untrained student"),
-        "weak": Asked(weak_client, config.weak, config.weak_instruction, "who wrote the weak answers"),
-    }
+    arms = {"raw": Asked("raw", strong, about="the untrained student")}
+    if "icl" in config.arms:
+        shown = _demonstrated(config, examples, answered, weak)
+        arms["icl"] = Asked("raw", strong, about="the untrained student under weak demonstrations", examples=shown)
+    arms["weak"] = Asked("weak", config.weak, config.weak_instruction, "who wrote the weak answers")
     for name, folder in models.items():
-        settings = config.strong.client(folder)
-        arms[name] = Asked(run.client(name, settings), settings, about=ABOUT.get(name, ""))
-    episodes = answers(arms, examples)
+        arms[name] = Asked(name, config.strong.client(folder), about=ABOUT.get(name, ""))
+    episodes = answers(run, arms, examples)
     last = "stage_two" if "stage_two" in models else "stage_one"
     arms["trained"] = replace(arms[last], about=f"the run's student: {last}, the same answers")
     episodes["trained"] = [episode.model_copy(update={"arm": "trained"}) for episode in episodes[last]]
-    if "icl" in config.arms:
-        arms["icl"] = Asked(raw, strong, about="the untrained student under weak demonstrations")
-        episodes["icl"] = _icl(run, arms["icl"], examples, answered, weak)
     gains = _gains(episodes, config)
     _, summary = measured(
         run, arms, examples, title=f"{config.algorithm} on {config.task.name}", teacher=config.weak.model, episodes=episodes,
@@ -80,14 +71,11 @@ def measure(
     return run.finish({**facts, "gains": dumped, "eval": summary.model_dump(mode="json")})
 
 
-def _icl(run: Run[TwoStageConfig], arm: Asked, examples: list[Example], answered: Sequence[PublicExample], weak: Pool) -> list[Episode]:
+def _demonstrated(config: TwoStageConfig, examples: list[Example], answered: Sequence[PublicExample], weak: Pool) -> list[Example]:
     """The test questions with weak answers to training questions before each."""
-    config = run.config
     public = [example.public() for example in examples]
     shown = demonstrated(public, answered, weak, count=config.stage_one.demonstrations, seed=config.seed)
-    asked = [example.model_copy(update={"history": question.history}) for example, question in zip(examples, shown, strict=True)]
-    reward = Rubric(RewardConfig())
-    return asyncio.run(run_arm("icl", FixedPolicy(""), asked, student=arm.client, params=sampling(arm.settings), reward=reward))
+    return [example.model_copy(update={"history": question.history}) for example, question in zip(examples, shown, strict=True)]
 
 
 def _gains(episodes: Mapping[str, list[Episode]], config: TwoStageConfig) -> dict[str, Comparison]:

@@ -61,11 +61,11 @@ class TwoStage:
         self.public = [example.public() for example in self.examples]
         self.validation = run.questions("validation", self.config.task.validation_size)
         self.graded = has_gold(self.config.task)
-        self.key = self._key()
 
     def __call__(self) -> dict[str, Any]:
         run, config = self.run, self.config
-        run.client("raw", config.strong.client())  # a student that cannot be loaded is found out before the weak model is paid for
+        if not run.done("icl"):  # a student that cannot be loaded is found out before the weak model is paid for
+            run.client("raw", config.strong.client())
         self.weak = self._answered("weak", self._ask_weak)
         rounds, stage_one = self._rounds()
         models: dict[str, Path] = {"stage_one": stage_one}
@@ -88,7 +88,8 @@ class TwoStage:
         beside = {"full_weak", "gold", *(f"round_{rounds}_{name}" for name in SETS if name != one.trained_on)}
         return self.run.cost(*(path.stem for path in (self.run.path / "phases").glob("*.json") if path.stem not in beside))
 
-    def _key(self) -> AnswerKey:
+    @property
+    def key(self) -> AnswerKey:
         if self.config.key.judge is None:
             return TaskKey()
         return JudgeKey(self.run.client("judge", self.config.key.judge), self.config.key.judge)
@@ -134,10 +135,11 @@ class TwoStage:
         self, role: str, settings: StudentConfig, questions: Sequence[PublicExample], *, instruction: str = "", samples: int = 1
     ) -> tuple[list[Answer], Cost]:
         """Answers, and what they cost by the client's own count."""
-        client = self.run.clients.get(role) or self.run.client(role, settings)
+        client = self.run.client(role, settings)
         before = client.stats.as_dict()
         found = asyncio.run(ask(questions, client=client, params=sampling(settings), instruction=instruction, samples=samples))
         after = client.stats.as_dict()
+        self.run.release(role)
         counts = {name: int(after[name] - before[name]) for name in ("calls", "prompt_tokens", "completion_tokens")}
         return found, asked(parameters_of(settings), **counts)
 
@@ -212,6 +214,7 @@ class TwoStage:
         weak = [(q.id, text) for q in self.public[:MISFIT_ROWS] for text in [self.weak.whole(q.id)] if text is not None]
 
         def make() -> dict[str, Any]:
+            run.release()
             steps: list[tuple[int, float]] = []
             callback = self._misfit(weak, lambda step, value: steps.append((step, round(value, 4))))
             tuned = fine_tune(
@@ -247,7 +250,8 @@ class TwoStage:
             rows, counts = asyncio.run(preference_pairs(self.public, self.weak, drawn, self.key, two, seed=config.seed))
             if not rows:
                 raise RunError(
-                    f"stage two: everything is filtered away, no question gives a pair ({counts}); lower stage_two.keep, or ask more"
+                    f"stage two: everything is filtered away, no question gives a pair ({counts}); go on with --resume={run.path} and "
+                    "another --stage_two.keep or --stage_two.reject_weak, or with Stage I alone: --preference=null"
                 )
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             found: dict[str, Any] = {

@@ -74,7 +74,10 @@ class W2SR:
 
     def __call__(self) -> dict[str, Any]:
         run, config = self.run, self.config
+        if not run.done("traces"):  # a student that cannot be loaded is found out before the weak one is paid for
+            run.client("raw", config.strong.client())
         held = run.once("traces", self._traces)
+        run.release()
         run.say(
             f"{held['chains']} chains, {held['right']:.1%} right; kept {held['kept']}, dropped "
             + (", ".join(f"{rule} {count}" for rule, count in held["dropped"].items() if count) or "none")
@@ -83,7 +86,7 @@ class W2SR:
         ceiling, strongest = self._ceiling()
         examples = run.questions("test", config.eval.n)
         arms = self._arms(examples, strongest)
-        episodes = answers(arms, examples)
+        episodes = answers(run, arms, examples)
         gap = None
         if "ceiling" in episodes:
             triple = (grades(episodes[name]) for name in ("trained", "raw", "ceiling"))
@@ -153,7 +156,7 @@ class W2SR:
         taken, sizes = chosen(
             kept, config.variant, match_size=config.match_size, keep=config.keep, rng=random.Random(f"{config.seed}/{config.variant}")
         )
-        check_usable(traces, kept, dropped, taken, config.variant)
+        check_usable(traces, kept, dropped, taken, config.variant, run.path / "traces.jsonl")
         by_id: dict[str, Example] = {example.id: example for example in self.asked}
         tuned = fine_tune(
             config.strong.model, rows_of([(by_id[t.example_id], t.completion or "") for t in taken]), config.fine_tune, config.strong,
@@ -181,18 +184,15 @@ class W2SR:
         return found, folder
 
     def _arms(self, examples: list[Example], ceiling: Path | None) -> dict[str, Asked]:
-        config, run = self.config, self.run
+        config = self.config
         strong = config.strong.client()
-        raw = run.client("raw", strong)
-        arms = {"raw": Asked(raw, strong, about="the untrained student")}
+        arms = {"raw": Asked("raw", strong, about="the untrained student")}
         for name, text in chain_of_thought(answer_type_of(examples[0].task)).items():
-            arms[name] = Asked(raw, strong, text, "the untrained student under a chain-of-thought prompt")
-        weak = run.clients.get("weak") or run.client("weak", config.weak)
-        arms["weak"] = Asked(weak, config.weak, config.traces.instruction, "who wrote the chains")
+            arms[name] = Asked("raw", strong, text, "the untrained student under a chain-of-thought prompt")
+        arms["weak"] = Asked("weak", config.weak, config.traces.instruction, "who wrote the chains")
         for name, folder, about in (("trained", self.student, "fine-tuned on the chains"), ("ceiling", ceiling, "the student after GRPO")):
             if folder is not None:
-                settings = config.strong.client(folder)
-                arms[name] = Asked(run.client(name, settings), settings, about=about)
+                arms[name] = Asked(name, config.strong.client(folder), about=about)
         return arms
 
     def _cost(self, ceiling: dict[str, Any] | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ from weak_to_strong.traces import (
     write_traces,
 )
 
+FILE = Path("traces.jsonl")
 LOOP = "so we add two and then " * 8
 HAND = [
     # (text, finish_reason, what becomes of it)
@@ -163,10 +165,10 @@ def test_nothing_to_learn_from_says_why():
     cut = [Trace(example_id="0", completion="x", finish_reason="length")]
     kept, dropped = clean(cut, QUERIES, HygieneConfig())
     with pytest.raises(RunError, match=r"all 1 chains were filtered away \(truncated 1\)"):
-        check_usable(cut, kept, dropped, [], "all")
+        check_usable(cut, kept, dropped, [], "all", FILE)
     mute = [Trace(example_id="0", completion="no idea", is_correct=False)]
     with pytest.raises(RunError, match="not one of 1 chains holds an answer"):
-        check_usable(mute, mute, dropped, mute, "all")
+        check_usable(mute, mute, dropped, mute, "all", FILE)
     right = [Trace(example_id="0", completion="7", extracted="7", is_correct=True)]
     with pytest.raises(RunError, match="variant negative: nothing is left of 1 clean chains, 1 of which are right"):
-        check_usable(right, right, dropped, [], "negative")
+        check_usable(right, right, dropped, [], "negative", FILE)
