@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
-from lab import alignment_corpus, corpus, reasoning_corpus
+from lab import alignment_corpus, corpus, dial_corpus, reasoning_corpus
 from lab.weights_folder import MANIFEST, WORLDS, model_dir, weights_dir, write_manifest
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ class World:
     """Share of a student's time in which it reads the authors alone, where that is not 12 %."""
     tokenizer_of: tuple[str, str] | None = None
     """Another (world, role) whose tokenizer is taken; None = one is trained on the corpus."""
+    goes_on_from: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Another (world, role) whose shape and weights a model begins with, at RATE_GOING_ON of its peak learning rate."""
 
 
+RATE_GOING_ON = 0.4
 PREFERENCE_PAIRS = 32_000
 """Drawn in all; each of two preference models learns from its half."""
 # Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM. Whether a
@@ -61,6 +64,7 @@ MODELS: dict[str, World] = {
         {
             "student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2.5e-3, "steps": 5200},
             "student_b": {"hidden": 128, "layers": 3, "mlp": 272, "seed": 2, "lr": 2.5e-3, "steps": 5000},
+            "student_c": {"hidden": 128, "layers": 2, "mlp": 352, "seed": 5, "lr": 2.5e-3, "steps": 2600},
             "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
         },
         {"student_b": ((700, 0.2, 0.0), (700, 0.25, 0.0))},
@@ -88,6 +92,13 @@ MODELS: dict[str, World] = {
         {"strong": ((500, 0.5, 0.5), (250, 0.4, 0.0))},
         first_words={"strong": 1.0},
         tokenizer_of=("arithmetic", "student"),
+    ),
+    "dial": World(
+        dial_corpus,
+        1152,
+        {"student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 6, "lr": 2.5e-3, "steps": 900}},
+        tokenizer_of=("arithmetic", "student"),
+        goes_on_from={"student": ("arithmetic", "student")},
     ),
 }
 CHAT_TEMPLATE = (
@@ -176,8 +187,9 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
         tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = LlamaForCausalLM(shape)
-    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
+    before = world.goes_on_from.get(role)
+    model = LlamaForCausalLM(shape) if before is None else LlamaForCausalLM.from_pretrained(model_dir(*before), dtype=torch.float32)
+    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0 if before is None else RATE_GOING_ON)
     for steps, rate, worked in world.polish.get(role, ()):
         cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate, worked=worked)
     save_role(role, model, tokenizer, directory)
@@ -326,7 +338,7 @@ def body(argv: list[str] | None) -> int:
     kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    names = ("preferences", "tokenizer_of", "first_words")
+    names = ("preferences", "tokenizer_of", "first_words", "goes_on_from")
     optional = {name: getattr(world, name) for name in names}
     made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})

@@ -13,7 +13,7 @@ from typing import Any
 
 from exchange.settings import SettingError
 
-WORLDS = ("arithmetic", "alignment", "reasoning")
+WORLDS = ("arithmetic", "alignment", "reasoning", "dial")
 MANIFEST = "manifest.json"
 
 
