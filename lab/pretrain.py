@@ -97,6 +97,7 @@ MODELS: dict[str, World] = {
         dial_corpus,
         1152,
         {"student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 6, "lr": 2.5e-3, "steps": 900}},
+        {"student": ((800, 0.3, 0.0),)},
         tokenizer_of=("arithmetic", "student"),
         goes_on_from={"student": ("arithmetic", "student")},
     ),
@@ -187,9 +188,10 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
         tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    before = world.goes_on_from.get(role)
-    model = LlamaForCausalLM(shape) if before is None else LlamaForCausalLM.from_pretrained(model_dir(*before), dtype=torch.float32)
-    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0 if before is None else RATE_GOING_ON)
+    model, rate = LlamaForCausalLM(shape), 1.0
+    if role in world.goes_on_from:
+        model, rate = LlamaForCausalLM.from_pretrained(model_dir(*world.goes_on_from[role]), dtype=torch.float32), RATE_GOING_ON
+    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=rate)
     for steps, rate, worked in world.polish.get(role, ()):
         cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate, worked=worked)
     save_role(role, model, tokenizer, directory)
@@ -231,11 +233,10 @@ def cycle(
         made: corpus.Document
         if role in ("teacher", "weak"):
             made = (world.corpus.teacher_document if role == "teacher" else world.corpus.weak_document)(rng)
+        elif progress >= tuned_from:
+            made = world.corpus.student_document(rng, gibberish)
         else:
-            if progress >= tuned_from:
-                made = world.corpus.student_document(rng, gibberish)
-            else:
-                made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
+            made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
         return made
 
     endless = batches(draw, tokenizer, learn_all=role == "teacher", rng=rng)
@@ -338,8 +339,7 @@ def body(argv: list[str] | None) -> int:
     kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    names = ("preferences", "tokenizer_of", "first_words", "goes_on_from")
-    optional = {name: getattr(world, name) for name in names}
+    optional = {name: getattr(world, name) for name in ("preferences", "tokenizer_of", "first_words", "goes_on_from")}
     made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))

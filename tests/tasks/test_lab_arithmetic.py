@@ -142,8 +142,12 @@ def test_families_are_weighed_outright_and_a_part_of_one_needs_one_procedure():
 
 @pytest.mark.parametrize(
     ("weights", "complaint"),
-    [({"lost": 1.0}, "'lost' is no family; families are total"), ({"left/third": 1.0}, "is no family"), ({"left": 0.0}, "every weight is 0"),
-     ({"left": -1.0, "rows": 2.0}, "a weight is 0 or more")],
+    [
+        ({"lost": 1.0}, "'lost' is no family; families are total"),
+        ({"left/third": 1.0}, "is no family"),
+        ({"left": 0.0}, "every weight is 0"),
+        ({"left": -1.0, "rows": 2.0}, "a weight is 0 or more"),
+    ],
 )  # fmt: skip
 def test_a_mix_that_draws_nothing_is_refused(weights, complaint):
     with pytest.raises(ValueError, match=complaint):
