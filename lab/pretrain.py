@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,12 +53,10 @@ class World:
     """Another (world, role) whose shape and weights a model begins with, at RATE_GOING_ON of its peak learning rate."""
 
 
-RATE_GOING_ON = 0.4
-PREFERENCE_PAIRS = 32_000
-"""Drawn in all; each of two preference models learns from its half."""
-# Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM. Whether a
-# student of the arithmetic world takes the order of the numbers from the instruction on every pair comes late and, at one procedure or
-# another, by chance; a remake that misses a bound takes other cycles (`polish`) or another seed.
+RATE_GOING_ON, PREFERENCE_PAIRS = 0.4, 32_000
+"""Pairs are drawn in all; each of two preference models learns from its half."""
+# Sizes: students < 1M parameters, teacher < 0.3M and at least three times smaller; head size 64 for vLLM. Whether a student takes the order
+# of the numbers from the instruction comes late and partly by chance; a remake that misses a bound takes other cycles or another seed.
 MODELS: dict[str, World] = {
     "arithmetic": World(
         corpus,
@@ -226,8 +226,7 @@ def cycle(
     peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     total = max(1, steps)
     tuned_from = 0.0 if role in ("teacher", "weak") else worked if rate < 1 else world.first_words.get(role, 0.12)
-    last = time.monotonic()
-    progress, running = 0.0, None
+    last, progress, running = time.monotonic(), 0.0, None
 
     def draw() -> corpus.Document:
         made: corpus.Document
@@ -239,8 +238,7 @@ def cycle(
             made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
         return made
 
-    endless = batches(draw, tokenizer, learn_all=role == "teacher", rng=rng)
-    for step, (ids_BT, learnt_BT) in zip(range(total), endless, strict=False):
+    for step, (ids_BT, learnt_BT) in zip(range(total), batches(draw, tokenizer, learn_all=role == "teacher", rng=rng), strict=False):
         progress = step / total
         # Linear warm-up over 100 steps, then a linear decay to zero over the last two thirds.
         share = min(1.0, (step + 1) / 100) * min(1.0, (1 - progress) / 0.67)
@@ -310,8 +308,6 @@ def body(argv: list[str] | None) -> int:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingError(f"--out={directory}: cannot be written ({error.strerror})") from None
-    import multiprocessing
-    import shutil
 
     if world.tokenizer_of is not None:
         from transformers import AutoTokenizer
@@ -319,10 +315,10 @@ def body(argv: list[str] | None) -> int:
         AutoTokenizer.from_pretrained(model_dir(*world.tokenizer_of)).save_pretrained(directory / "tokenizer")
     else:
         train_tokenizer(world, directory / "tokenizer")
-    context = multiprocessing.get_context("spawn")
     lanes = [[r for r in roles if r in ("student", "strong")], [r for r in roles if r in world.roles and r not in ("student", "strong")]]
     started = time.monotonic()
-    processes = [context.Process(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
+    process_of = multiprocessing.get_context("spawn").Process
+    processes = [process_of(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
     for process in processes:
         process.start()
     for process in processes:
