@@ -188,8 +188,11 @@ def measure(todo: list[dict[str, Any]], jobs: int, cache: str, until: float) -> 
                 cell = waiting.pop(0)
                 under_way[pool.submit(run_cell, cell, cache)] = cell
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                cell = under_way.pop(future)
+                if (error := future.exception()) is not None:  # a student that is not there, say; the others go on
+                    print(f"{cell}: {error}", file=sys.stderr, flush=True)
+                    continue
                 row = {**future.result(), "commit": commit}
-                del under_way[future]
                 runs.append(row)
                 save(NAME, headline=headline(runs), runs=runs, commit=commit)
                 print(json.dumps(say(row)), flush=True)
