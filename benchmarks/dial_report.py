@@ -15,6 +15,7 @@ from benchmarks.dial_worlds import WORLDS
 from benchmarks.results_file import write_docs
 from evaluation import charts
 from evaluation.charts import WIDTH, Axis, line, text
+from evaluation.headroom import Estimate, predicted
 from evaluation.table import frontier_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
@@ -48,9 +49,22 @@ def of_kind(runs: Rows, kind: str) -> Rows:
     return [run for run in runs if run["kind"] == kind]
 
 
+def told_of(run: dict[str, Any]) -> Estimate:
+    """The predicted gain of a cell: what its probe said, with the constant of the learning curve as it stands. It is fitted on the
+    calibration's worlds alone, and the reachable gain and the questions that will be solved were written down before training."""
+    return predicted(Estimate(**run["probe"]["reachable_gain"]), run["probe"]["solved"])
+
+
+def half_learnt(runs: Rows) -> float:
+    """K0 by least squares over the calibration's cells: realised = reachable x K / (K + K0), on a grid of whole numbers."""
+    rows = [(run["probe"]["reachable_gain"]["value"], run["probe"]["solved"], run["arms"]["trained"]["gain"][0]) for run in runs]
+    grid = range(1, 400)
+    return float(min(grid, key=lambda k0: sum((gain - could * k / (k + k0)) ** 2 for could, k, gain in rows)))
+
+
 def fit(runs: Rows) -> dict[str, float]:
     """How well the prediction met what came: R² about the line predicted = realised (1 - SS_res / SS_tot), errors in points."""
-    told = np.array([run["probe"]["predicted_gain"]["value"] for run in runs])
+    told = np.array([told_of(run).value for run in runs])
     came = np.array([run["arms"]["trained"]["gain"][0] for run in runs])
     errors = 100 * np.abs(told - came)
     total = float(((came - came.mean()) ** 2).sum())
@@ -74,6 +88,8 @@ def headline(runs: Rows) -> dict[str, Any]:
     }
     if len(measured) > 1:
         found |= fit(measured)
+    if calibrated := of_kind(runs, "calibration"):
+        found["half_learnt"] = half_learnt(calibrated)
     null = [run for run in measured if run["null"]]
     if null:
         gains = [run["arms"]["trained"]["gain"] for run in null]
@@ -140,7 +156,7 @@ def surface(runs: Rows) -> str:
         if not here:
             continue
         arms = beside(runs, world.name)
-        told = 100 * statistics.fmean(run["probe"]["predicted_gain"]["value"] for run in here)
+        told = 100 * statistics.fmean(told_of(run).value for run in here)
         says = "; ".join(sorted({run["probe"]["verdict"].split(":")[0] for run in here}))
         means = {name: statistics.fmean(arm["right"][0] for arm in arms[name].values()) for name in RIVALS if name in arms}
         best = max(means, key=lambda name: means[name])
@@ -198,12 +214,12 @@ def predicted_figure(runs: Rows) -> str:
         parts.append(text(across.at(tick), 336, charts.percent(tick), anchor="middle"))
     parts += [line(52, up.at(0), WIDTH - 14, up.at(0), "zero"), line(across.at(-0.15), up.at(-0.15), across.at(1), up.at(1), "identity")]
     for run in measured:
-        told, (gain, low, high) = run["probe"]["predicted_gain"], run["arms"]["trained"]["gain"]
-        x, y = across.at(told["value"]), up.at(gain)
-        parts += [line(x, up.at(low), x, up.at(high), "whisker"), line(across.at(told["low"]), y, across.at(told["high"]), y, "whisker")]
+        told, (gain, low, high) = told_of(run), run["arms"]["trained"]["gain"]
+        x, y = across.at(told.value), up.at(gain)
+        parts += [line(x, up.at(low), x, up.at(high), "whisker"), line(across.at(told.low), y, across.at(told.high), y, "whisker")]
     for run in measured:
         kind = "null" if run["null"] else "best" if run["ceiling"] is not None else "greedy"
-        x, y = across.at(run["probe"]["predicted_gain"]["value"]), up.at(run["arms"]["trained"]["gain"][0])
+        x, y = across.at(told_of(run).value), up.at(run["arms"]["trained"]["gain"][0])
         title = escape(f"{run['world']}, seed {run['seed']}")
         parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="3" class="{kind}"><title>{title}</title></circle>')
     fitted = (

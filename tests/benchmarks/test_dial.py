@@ -5,8 +5,9 @@ import pytest
 
 from benchmarks import dial_report
 from benchmarks.dial import SEEDS, cells, pack
-from benchmarks.dial_report import against, bits, fit, headline, outcome, spread, surface, tally
+from benchmarks.dial_report import against, bits, fit, half_learnt, headline, outcome, spread, surface, tally
 from benchmarks.dial_worlds import CALIBRATION, CALIBRATION_MIXES, MIXES, WORLDS
+from evaluation.headroom import HALF_LEARNT
 from teacher.train import read_config
 
 
@@ -52,7 +53,8 @@ def row(world, seed, predicted, raw, trained, *, null=False, verdict="train: go"
         name: {"right": [sum(of) / len(of)] * 3, "gain": [gain, gain - 0.1, gain + 0.1], "bits": pack(of), "tokens": 10.0}
         for name, of in (("raw", raw), ("trained", trained))
     }
-    probe = {"predicted_gain": {"value": predicted, "low": predicted, "high": predicted}, "verdict": verdict}
+    solved = 3 * HALF_LEARNT  # of which a teacher gets three quarters
+    probe = {"reachable_gain": dict.fromkeys(("value", "low", "high"), predicted / 0.75), "solved": solved, "verdict": verdict}
     return {"kind": "trained", "world": world, "seed": seed, "null": null, "ceiling": 0.5, "probe": probe, "arms": arms, "requests": {}}
 
 
@@ -69,6 +71,13 @@ def test_the_fit_is_about_the_prediction_itself():
     assert found["r2"] == pytest.approx(1 - ((came - told) ** 2).sum() / ((came - came.mean()) ** 2).sum(), abs=1e-3)
     assert found["median_error_points"] == pytest.approx(10.0)
     assert headline(ROWS)["null_says_do_not_train"] == headline(ROWS)["null_interval_holds_0"] == 1
+
+
+def test_the_constant_is_found_again_where_the_curve_holds():
+    made = [row("most-student", seed, 0.0, [False] * 8, [True] * 4 + [False] * 4) for seed in range(2)]
+    for run, solved in zip(made, (100.0, 300.0), strict=True):
+        run["probe"]["solved"], run["probe"]["reachable_gain"]["value"] = solved, 0.5 * (solved + 40) / solved
+    assert half_learnt(made) == 40
 
 
 def test_differences_are_paired_by_question_and_seeds_of_a_question_stay_together():
