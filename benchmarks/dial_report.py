@@ -269,7 +269,8 @@ def write_page(runs: Rows) -> None:
     folder = PAGE.parent / "figures"
     folder.mkdir(exist_ok=True)
     (folder / "dial-predicted.svg").write_text(predicted_figure(runs), encoding="utf-8")
-    write_docs("dial_summary", summary(runs), page=PAGE)
+    figure = "\n\n![Gain predicted before training against realised gain](figures/dial-predicted.svg)"
+    write_docs("dial_summary", summary(runs) + figure, page=PAGE)
     write_docs("dial", surface(runs), page=PAGE)
     write_docs("dial_tally", tally(runs), page=PAGE)
     drawn = frontier_figures(runs)
