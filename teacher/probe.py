@@ -162,8 +162,9 @@ def solved(config: TrainConfig, wrong: float, hits: Sequence[int], trials: Seque
     rates, warm = mixture(hits, trials), config.teacher.warm_start
     found = warm.questions * rates.found(warm.samples) if warm is not None else 0.0
     args = trl_config(config, Path(os.devnull))
-    group = args.num_generations or 1
-    seen = (config.max_steps or 0) * args.per_device_train_batch_size * args.gradient_accumulation_steps / group
+    group = int(args.num_generations or 1)
+    batch = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
+    seen = (config.max_steps or 0) * batch / group
     return wrong * (found + seen * rates.found(group))
 
 
