@@ -69,8 +69,8 @@ def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]], com
     write_json(RESULTS / f"{name}.json", {"headline": headline, **about, "runs": runs})
 
 
-def write_docs(name: str, table: str) -> None:
-    """Put a table between the benchmark's markers on the page of results."""
+def write_docs(name: str, table: str, *, page: Path = DOCS) -> None:
+    """Put a table between the benchmark's markers on the page of results, or another one."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    head, rest = DOCS.read_text(encoding="utf-8").split(start)
-    DOCS.write_text(f"{head}{start}\n{table}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    head, rest = page.read_text(encoding="utf-8").split(start)
+    page.write_text(f"{head}{start}\n{table}\n{end}{rest.split(end)[1]}", encoding="utf-8")

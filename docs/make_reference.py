@@ -78,6 +78,7 @@ The tables of settings are written by `python docs/make_reference.py` from the c
 | `python -m benchmarks.label_free [--only NAME ...]` | rewards without golds, each measured by gold on the lab world; writes `benchmarks/results/label_free.json` and its table in results.md |
 | `python -m benchmarks.resume [--kills N] [--kills-a-run K] [--seconds S] [--no-save]` | kill -9 at random moments, resumed each time: weights, metrics and account against the unbroken run; writes `benchmarks/results/resume.json` |
 | `python -m benchmarks.paper [--student openai \\| vllm \\| tiny] [--only NAME ...] [--seeds N ...] [--instructor MODEL] [--gpus N] [--dry-run] [-- --a.b=value ...]` | the source's claims on MATH-500, GSM8K and HH-RLHF, tried on your models; writes `benchmarks/results/paper.json` and its table in results.md; `tiny` runs the kit on the lab's models |
+| `python -m benchmarks.dial [--cells KIND ...] [--worlds NAME ...] [--seconds S] [--jobs N]` | gain predicted by the probe before training against realised gain, and every rival, over lab worlds; writes `benchmarks/results/dial.json`, the figures and the tables of evidence.md |
 | `python -m benchmarks.lab_runs [--jobs N]` | the lab run over seeds, students and dials; writes `benchmarks/results/lab_runs.json` and its table in results.md |
 
 Exit codes: 0 done, 1 the run failed, 2 a setting is wrong and nothing was started, 130 and 143 stopped by Ctrl-C and SIGTERM.

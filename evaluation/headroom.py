@@ -1,14 +1,16 @@
 """What sampled instructions say about a teacher that is not trained yet: how far they move the student, and what could be learnt from it.
 
-Each question was answered raw and under N sampled instructions. Two estimates of the gain over raw, neither of which trains anything:
+Each question was answered raw and under N sampled instructions. Estimates of the gain over raw, none of which trains anything:
 
     reachable    the share of questions that some instruction of this teacher answers, found or not: counts of hits per question follow
-                 a zero-inflated beta-binomial distribution, and the questions of its zero part are out of reach. What perfect choice
-                 would win.
+                 a zero-inflated beta-binomial distribution, and the questions of its zero part are out of reach; times what a hit is
+                 worth when the same instruction is asked again, against raw asked again. What perfect choice would win.
+    predicted    the reachable gain times K / (K + K0), a learning curve over the K questions for which the run will find an instruction
+                 that works. K0 is one constant, fitted on worlds of their own (`benchmarks.dial --calibrate`).
     learnable    choose for each question among its own samples and silence by what worked on *similar* pairs of other questions (a
                  kernel average, ten folds), and count what that choice really earned. What a simple learner wins already: a lower bound.
 
-A student that changes its answer at random under any text has much to reach and nothing to learn.
+A student that changes its answer at random under any text hits often, and its hits are worth no more than raw when asked again.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from exchange.records import Record
 
 FOLDS = 10
 RESAMPLES = 200
+HALF_LEARNT = 60.0
+"""K0: solved questions after which a teacher has learnt half of what is within reach."""
 SHARPNESS = 4
 """Power of the cosine similarities in the kernel: texts of one kind weigh much more than loosely related ones."""
 
@@ -38,16 +42,31 @@ class Estimate(Record):
     high: float
 
 
-def zero_part(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) -> float:
-    """The share of questions that no instruction hits: π of the mixture π δ0 + (1 - π) BetaBinomial(n, a, b), by maximum likelihood.
+class Mixture(Record):
+    """Hits of a question in n trials: none at all with probability `share`, else BetaBinomial(n, a, b)."""
 
-    0 where every count is positive; 1 where all are 0.
+    share: float
+    """π, the share of questions that no instruction hits."""
+    a: float
+    b: float
+
+    def found(self, trials: int) -> float:
+        """The share of all questions that are hit at least once in so many trials."""
+        if self.share == 1.0 or not trials:
+            return 0.0
+        missed = np.exp(special.betaln(self.a, self.b + trials) - special.betaln(self.a, self.b))
+        return float((1 - self.share) * (1 - missed))
+
+
+def mixture(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) -> Mixture:
+    """The zero-inflated beta-binomial by maximum likelihood; trials may have ended at the first hit, which leaves it the same.
+
+    The share is 0 where every count is positive, 1 where all are 0. Questions without trials say nothing.
     """
-    k, n = np.asarray(hits, dtype=float), np.asarray(trials, dtype=float)
+    asked = np.asarray(trials, dtype=float) > 0
+    k, n = np.asarray(hits, dtype=float)[asked], np.asarray(trials, dtype=float)[asked]
     if not k.any():
-        return 1.0
-    if k.all():
-        return 0.0
+        return Mixture(share=1.0, a=1.0, b=1.0)
     choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
 
     def loss(theta: Floats) -> float:
@@ -59,7 +78,13 @@ def zero_part(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) 
 
     starts = [np.array([z, 0.5, 2.0]) for z in (-3.0, 1.0)]
     fits = [optimize.minimize(loss, start, method="L-BFGS-B", bounds=[(-9, 9), (-4, 6), (-4, 6)]) for start in starts]
-    return float(special.expit(min(fits, key=lambda fit: fit.fun).x[0]))
+    z, a, b = min(fits, key=lambda fit: fit.fun).x
+    return Mixture(share=0.0 if k.all() else float(special.expit(z)), a=float(np.exp(a)), b=float(np.exp(b)))
+
+
+def zero_part(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) -> float:
+    """The share of questions that no instruction hits."""
+    return mixture(hits, trials).share
 
 
 def _bootstrap(values: Floats, statistic: Callable[[Floats], float], *, alpha: float, seed: int) -> tuple[float, float]:
@@ -68,19 +93,35 @@ def _bootstrap(values: Floats, statistic: Callable[[Floats], float], *, alpha: f
     return float(np.quantile(draws, alpha / 2)), float(np.quantile(draws, 1 - alpha / 2))
 
 
-def reachable(raw: Sequence[float], hits: Sequence[int], trials: Sequence[int], *, alpha: float = 0.05, seed: int = 0) -> Estimate:
+def reachable(
+    raw: Sequence[float], hits: Sequence[int], trials: Sequence[int], *, again: Sequence[float] | None = None,
+    repeated: Sequence[float | None] | None = None, alpha: float = 0.05, seed: int = 0,
+) -> Estimate:  # fmt: skip
     """Gain over raw if each question got the best instruction that this teacher can write.
 
-    `raw` are grades in [0, 1]; a question that is right raw needs none. `hits` of `trials` sampled instructions were right.
+    `raw` are grades in [0, 1]; a question that is right raw needs none. `hits` of `trials` sampled instructions were right (no trials:
+    asked raw alone). Of a student that samples, `again` is the mean grade of fresh raw answers and `repeated` that of fresh answers under
+    the instructions that hit (None: none did), so that luck is not taken for merit; None = a greedy student, whose answers repeat.
     """
-    data = np.column_stack([raw, hits, trials]).astype(float)
+    fresh = [np.nan if grade is None else grade for grade in repeated] if repeated is not None else [1.0] * len(raw)
+    data = np.column_stack([raw, hits, trials, again if again is not None else [0.0] * len(raw), fresh]).astype(float)
 
     def gain(rows: Floats) -> float:
         wrong = rows[rows[:, 0] < 0.5]
-        return len(wrong) / len(rows) * (1 - zero_part(wrong[:, 1], wrong[:, 2])) if len(wrong) else 0.0
+        hit = wrong[(wrong[:, 1] > 0) & ~np.isnan(wrong[:, 4])]
+        if not len(hit):
+            return 0.0
+        lasting = float((hit[:, 4] - hit[:, 3]).mean())
+        return max(0.0, len(wrong) / len(rows) * (1 - zero_part(wrong[:, 1], wrong[:, 2])) * lasting)
 
     low, high = _bootstrap(data, gain, alpha=alpha, seed=seed)
     return Estimate(value=gain(data), low=low, high=high)
+
+
+def predicted(could: Estimate, solved: float) -> Estimate:
+    """What a run that will solve so many questions gets of the reachable gain."""
+    share = solved / (solved + HALF_LEARNT) if solved else 0.0
+    return Estimate(value=share * could.value, low=share * could.low, high=share * could.high)
 
 
 def _tfidf(texts: Sequence[str]) -> Floats:

@@ -286,7 +286,7 @@ def note(world: str, role: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def body(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.measure", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("world", nargs="?", default="arithmetic", choices=WORLDS)
+    parser.add_argument("world", nargs="?", default="arithmetic", choices=[w for w in WORLDS if w != "dial"])  # see benchmarks.dial
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these parts (arithmetic)")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS), help="arms and screen of these only")
     args = parser.parse_args(argv)

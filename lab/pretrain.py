@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
-from lab import alignment_corpus, corpus, reasoning_corpus
+from lab import alignment_corpus, corpus, dial_corpus, reasoning_corpus
 from lab.weights_folder import MANIFEST, WORLDS, model_dir, weights_dir, write_manifest
 
 if TYPE_CHECKING:
@@ -47,13 +49,14 @@ class World:
     """Share of a student's time in which it reads the authors alone, where that is not 12 %."""
     tokenizer_of: tuple[str, str] | None = None
     """Another (world, role) whose tokenizer is taken; None = one is trained on the corpus."""
+    goes_on_from: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Another (world, role) whose shape and weights a model begins with, at RATE_GOING_ON of its peak learning rate."""
 
 
-PREFERENCE_PAIRS = 32_000
-"""Drawn in all; each of two preference models learns from its half."""
-# Sizes: student < 1M parameters, teacher < 0.3M and at least three times smaller than either student; head size 64 for vLLM. Whether a
-# student of the arithmetic world takes the order of the numbers from the instruction on every pair comes late and, at one procedure or
-# another, by chance; a remake that misses a bound takes other cycles (`polish`) or another seed.
+RATE_GOING_ON, PREFERENCE_PAIRS = 0.4, 32_000
+"""Pairs are drawn in all; each of two preference models learns from its half."""
+# Sizes: students < 1M parameters, teacher < 0.3M and at least three times smaller; head size 64 for vLLM. Whether a student takes the order
+# of the numbers from the instruction comes late and partly by chance; a remake that misses a bound takes other cycles or another seed.
 MODELS: dict[str, World] = {
     "arithmetic": World(
         corpus,
@@ -61,6 +64,7 @@ MODELS: dict[str, World] = {
         {
             "student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 1, "lr": 2.5e-3, "steps": 5200},
             "student_b": {"hidden": 128, "layers": 3, "mlp": 272, "seed": 2, "lr": 2.5e-3, "steps": 5000},
+            "student_c": {"hidden": 128, "layers": 2, "mlp": 352, "seed": 5, "lr": 2.5e-3, "steps": 2600},
             "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
         },
         {"student_b": ((700, 0.2, 0.0), (700, 0.25, 0.0))},
@@ -88,6 +92,14 @@ MODELS: dict[str, World] = {
         {"strong": ((500, 0.5, 0.5), (250, 0.4, 0.0))},
         first_words={"strong": 1.0},
         tokenizer_of=("arithmetic", "student"),
+    ),
+    "dial": World(
+        dial_corpus,
+        1152,
+        {"student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 6, "lr": 2.5e-3, "steps": 900}},
+        {"student": ((800, 0.3, 0.0),)},
+        tokenizer_of=("arithmetic", "student"),
+        goes_on_from={"student": ("arithmetic", "student")},
     ),
 }
 CHAT_TEMPLATE = (
@@ -176,8 +188,10 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
         tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = LlamaForCausalLM(shape)
-    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=1.0)
+    model, rate = LlamaForCausalLM(shape), 1.0
+    if role in world.goes_on_from:
+        model, rate = LlamaForCausalLM.from_pretrained(model_dir(*world.goes_on_from[role]), dtype=torch.float32), RATE_GOING_ON
+    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=rate)
     for steps, rate, worked in world.polish.get(role, ()):
         cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate, worked=worked)
     save_role(role, model, tokenizer, directory)
@@ -212,22 +226,19 @@ def cycle(
     peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     total = max(1, steps)
     tuned_from = 0.0 if role in ("teacher", "weak") else worked if rate < 1 else world.first_words.get(role, 0.12)
-    last = time.monotonic()
-    progress, running = 0.0, None
+    last, progress, running = time.monotonic(), 0.0, None
 
     def draw() -> corpus.Document:
         made: corpus.Document
         if role in ("teacher", "weak"):
             made = (world.corpus.teacher_document if role == "teacher" else world.corpus.weak_document)(rng)
+        elif progress >= tuned_from:
+            made = world.corpus.student_document(rng, gibberish)
         else:
-            if progress >= tuned_from:
-                made = world.corpus.student_document(rng, gibberish)
-            else:
-                made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
+            made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
         return made
 
-    endless = batches(draw, tokenizer, learn_all=role == "teacher", rng=rng)
-    for step, (ids_BT, learnt_BT) in zip(range(total), endless, strict=False):
+    for step, (ids_BT, learnt_BT) in zip(range(total), batches(draw, tokenizer, learn_all=role == "teacher", rng=rng), strict=False):
         progress = step / total
         # Linear warm-up over 100 steps, then a linear decay to zero over the last two thirds.
         share = min(1.0, (step + 1) / 100) * min(1.0, (1 - progress) / 0.67)
@@ -297,8 +308,6 @@ def body(argv: list[str] | None) -> int:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingError(f"--out={directory}: cannot be written ({error.strerror})") from None
-    import multiprocessing
-    import shutil
 
     if world.tokenizer_of is not None:
         from transformers import AutoTokenizer
@@ -306,10 +315,10 @@ def body(argv: list[str] | None) -> int:
         AutoTokenizer.from_pretrained(model_dir(*world.tokenizer_of)).save_pretrained(directory / "tokenizer")
     else:
         train_tokenizer(world, directory / "tokenizer")
-    context = multiprocessing.get_context("spawn")
     lanes = [[r for r in roles if r in ("student", "strong")], [r for r in roles if r in world.roles and r not in ("student", "strong")]]
     started = time.monotonic()
-    processes = [context.Process(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
+    process_of = multiprocessing.get_context("spawn").Process
+    processes = [process_of(target=_child, args=(args.world, lane, str(directory), args.scale)) for lane in lanes if lane]
     for process in processes:
         process.start()
     for process in processes:
@@ -326,8 +335,7 @@ def body(argv: list[str] | None) -> int:
     kept = {} if "teacher" in roles else {role: found for role, found in figures.items() if role not in roles}
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
-    names = ("preferences", "tokenizer_of", "first_words")
-    optional = {name: getattr(world, name) for name in names}
+    optional = {name: getattr(world, name) for name in ("preferences", "tokenizer_of", "first_words", "goes_on_from")}
     made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from exchange.settings import SettingError
 
-WORLDS = ("arithmetic", "alignment", "reasoning")
+WORLDS = ("arithmetic", "alignment", "reasoning", "dial")
 MANIFEST = "manifest.json"
 _LOADING = threading.Lock()
 Load = TypeVar("Load", bound=Callable[..., Any])

@@ -39,6 +39,12 @@ class TaskConfig(Settings):
     """The task; the lab world needs no network and no key."""
     dial: float = Field(default=1.0, ge=0.0, le=1.0)
     """Lab only: how far the best instruction depends on the query, 0 (nothing to teach) to 1 (all families)."""
+    families: dict[str, float] | None = None
+    """lab_arithmetic only: weights of its families, in place of the dial's; `left/first` is the part of `left` whose larger number stands
+    first. None = the dial's mix."""
+    header: str | None = None
+    """lab_arithmetic only: the system text of every question; `h1 n2` sets habit and noise of the student lab:dial/student. None = no
+    system text."""
     subset: str | None = None
     """Which part of a task with several: math500, test_without_math500; commonsense_qa, arc_easy, arc_challenge, logiqa; helpful, harmless.
     None = the task's first, for hh_rlhf both."""
@@ -56,6 +62,11 @@ class TaskConfig(Settings):
         if self.subset is not None and self.subset not in SUBSETS.get(self.name, ()):
             known = ", ".join(SUBSETS[self.name]) if self.name in SUBSETS else "none"
             raise ValueError(f"task.subset={self.subset!r}: task {self.name} has no such part; it has: {known}")
+        for name in ("families", "header"):
+            if self.name != "lab_arithmetic" and (given := getattr(self, name)) is not None:
+                raise ValueError(f"task.{name}={given!r}: only lab_arithmetic has it")
+        if self.families is not None:
+            lab_arithmetic.check_families(self.families)
         return self
 
 
@@ -75,7 +86,9 @@ class Task:
 TASKS: dict[str, Task] = {
     "lab_arithmetic": Task(
         "lab_arithmetic",
-        lambda config, split, limit: lab_arithmetic.load(split, limit=limit or 1000, dial=config.dial),
+        lambda config, split, limit: lab_arithmetic.load(
+            split, limit=limit or 1000, dial=config.dial, families=config.families, header=config.header
+        ),
         lab_arithmetic.STATIC_INSTRUCTION,
         "number",
     ),

@@ -8,18 +8,20 @@ One row (family `left`, the two-digit number second):
 
 Eight families; two of them (`total`, `growth`) are right without any instruction, because the student's habit is to add. `dial` sets
 how far the best instruction depends on the query: 1 mixes all families, 0 leaves the two that are right raw, so that an honest method
-finds nothing to teach. The test split has its own names and number pairs, and every question of it holds a
-story or a question sentence (in a tenth of them both) that no other split has.
+finds nothing to teach; `families` gives the mix outright, where `left/first` is the part of a family that one procedure fits. The test
+split has its own names and number pairs, and every question of it holds a story or a question sentence (in a tenth of them both) that no
+other split has.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exchange.records import Example
 from tasks.lab_families import FAMILIES, ITEMS, NAMES, TEST_NAMES
-from tasks.lab_language import Advice, all_advice, work
+from tasks.lab_language import ORDERS, Advice, all_advice, work
 from tasks.source import stable_share
 
 NUMBERS = [(big, small) for big in range(12, 50) for small in range(2, 10)]
@@ -62,15 +64,29 @@ def family_weights(dial: float) -> dict[str, float]:
     }
 
 
-def draw_question(rng: random.Random, *, test: bool, weights: dict[str, float]) -> Question:
+def check_families(weights: Mapping[str, float]) -> None:
+    """Raise ValueError where a mix names no family, or nothing would be drawn."""
+    for key, weight in weights.items():
+        name, _, order = key.partition("/")
+        if name not in FAMILIES or order not in ("", *ORDERS):
+            raise ValueError(
+                f"task.families: {key!r} is no family; families are {', '.join(FAMILIES)}, each also as FAMILY/first and /second"
+            )
+        if weight < 0:
+            raise ValueError(f"task.families.{key}={weight}: a weight is 0 or more")
+    if not sum(weights.values()):
+        raise ValueError("task.families: every weight is 0")
+
+
+def draw_question(rng: random.Random, *, test: bool, weights: Mapping[str, float]) -> Question:
     """Draw one question; `test` draws from the held-out names, texts and number pairs, and only from those."""
-    name = rng.choices(list(weights), list(weights.values()))[0]
+    name, _, order = rng.choices(list(weights), list(weights.values()))[0].partition("/")
     family = FAMILIES[name]
     while True:
         big, small = rng.choice(NUMBERS)
         if test_pair(big, small) == test and (family.operation != "divide" or big % small == 0):
             break
-    big_first = rng.random() < 0.5
+    big_first = rng.random() < 0.5 if not order else order == "first"
     stories = family.big_first if big_first else family.big_second
     while True:
         story, question = rng.randrange(len(stories)), rng.randrange(len(family.questions))
@@ -89,11 +105,14 @@ def oracle_advice(question: Question, rng: random.Random) -> Advice:
     return rng.choice(right)
 
 
-def load(split: str, *, limit: int, dial: float = 1.0) -> list[Example]:
+def load(
+    split: str, *, limit: int, dial: float = 1.0, families: Mapping[str, float] | None = None, header: str | None = None
+) -> list[Example]:
     """The first `limit` questions of a split (train, validation, test), equal on every machine; no question repeats within a split,
-    and the three never share one."""
-    rng = random.Random(f"lab_arithmetic/{split}/{dial}")
-    weights = family_weights(dial)
+    and the three never share one. `families` takes the place of the dial's mix; `header` is the system text of each question."""
+    mix = dial if families is None else ",".join(f"{key}:{weight:g}" for key, weight in sorted(families.items()))
+    rng = random.Random(f"lab_arithmetic/{split}/{mix}")
+    weights = family_weights(dial) if families is None else families
     seen: set[str] = set()
     examples: list[Example] = []
     while len(examples) < limit:
@@ -108,6 +127,7 @@ def load(split: str, *, limit: int, dial: float = 1.0) -> list[Example]:
                 task="lab_arithmetic",
                 split=split,
                 query=question.text,
+                system=header,
                 gold=str(question.gold),
                 family=question.family,
                 oracle=oracle_advice(question, rng).text,

@@ -1,23 +1,27 @@
 """`python -m teacher.probe [CONFIG.yaml] [--a.b=value ...]`: before spending, is there something to learn?
 
 Asks the student a few questions raw and under instructions of the untrained teacher, at most a twentieth of what the run would ask, and
-says how far instructions move the student, what a trained teacher could reach, and whether to train. Nothing is trained. Answers are
-cached, so the run does not pay for them again where it asks the same.
+says how far instructions move the student, what gain the run will reach, and whether to train. Nothing is trained. What is wrong raw and
+under all of a question's instructions gets more of them, in waves, until one hits; of a student that samples, raw answers and hits are
+asked again. Answers are cached, so the run does not pay for them again where it asks the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from evaluation.headroom import Estimate, learnable, reachable
+from evaluation.headroom import Estimate, learnable, mixture, predicted, reachable
 from evaluation.paired import wilson
 from exchange.command import RunError, run_command
-from exchange.protocols import Reward, StudentClient
+from exchange.protocols import StudentClient
 from exchange.records import Episode, Example, Instruction
 from exchange.settings import SettingError, parse_known
 from rewards.episode import all_of, correct, run_episode
@@ -26,6 +30,7 @@ from rewards.rubric import Rubric, check_reward
 from rewards.shape import leaks
 from student_clients import sampling
 from tasks import TASKS, answer_type_of
+from teacher.algorithms import trl_config
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
 from teacher.drafts import drafted
@@ -36,18 +41,35 @@ from teacher.train import dry_run, read_config
 SHARE = 0.05
 """Of the run's calls at most."""
 MOST_QUESTIONS = 96
+RIGHT = 0.5
+"""From which mean grade on an answer counts as right."""
 FEWEST_QUESTIONS = 16
 """Fewer say nothing."""
+DEEPER = 2
+"""Times as many instructions, in all, for a question that is wrong under all so far: what is hit one time in twelve is missed by eight
+samples as often as not, and looks out of reach."""
+RAW_TIMES = 2
+"""Times as many questions are asked raw: the share that is right raw bounds the gain, and costs a call a question."""
+AGAIN = 3
+"""Fresh raw answers to a question that was wrong raw, where the student samples; a hit gets one."""
 WORTH = 0.02
 """Two points of gain: less is not worth a hop before the model."""
 
 
+def samples_of(config: TrainConfig) -> bool:
+    """Whether the student may answer the same prompt in another way."""
+    return config.student.temperature != 0 or config.student.reasoning_effort is not None
+
+
 def calls_a_question(config: TrainConfig, samples: int) -> int:
-    """Student calls of one question at most: the raw answer, one under each instruction, and those of the samples that vote."""
-    answers, voting = 1 + samples, config.reward.consistency
-    if config.reward.kind != "consistency":
-        return answers
-    return answers + voting.samples * (1 if voting.on == "raw" else answers)
+    """Student calls of one question at most: raw answers, one under each instruction, fresh ones of a student that samples, and those of
+    the samples that vote."""
+    voting = config.reward.consistency
+    instructed = DEEPER * samples
+    answers = RAW_TIMES + instructed
+    if config.reward.kind == "consistency":
+        answers += voting.samples * (RAW_TIMES if voting.on == "raw" else answers)
+    return answers + (AGAIN + samples if samples_of(config) else 0)
 
 
 def size(config: TrainConfig, samples: int) -> int:
@@ -62,84 +84,151 @@ def size(config: TrainConfig, samples: int) -> int:
     return questions
 
 
-async def ask(
-    config: TrainConfig, questions: int, samples: int, student: StudentClient, reward: Rubric
-) -> tuple[list[Example], list[Episode], list[Episode]]:
-    """(questions, raw episodes, `samples` instructed episodes a question in order of the questions)."""
-    examples = TASKS[config.task.name].load(config.task, "train", questions)
+@dataclass(frozen=True)
+class Asked:
+    """What a probe asked: by question, in one order."""
+
+    examples: list[Example]
+    raw: list[Episode]
+    groups: list[list[Episode]]
+    """Under sampled instructions; the last questions have none, being asked raw alone."""
+    again: list[Episode | None]
+    """Fresh raw answers of questions that were wrong, where the student samples."""
+    repeated: list[list[Episode]]
+    """Fresh answers under the instructions that hit, likewise."""
+
+    @property
+    def instructed(self) -> list[Episode]:
+        return [episode for group in self.groups for episode in group]
+
+    @property
+    def calls(self) -> int:
+        """Answers that were asked for, those that voted on others left out."""
+        fresh = [episode for episode in self.again if episode is not None]
+        return sum(len(e.completions) or 1 for e in (*self.raw, *self.instructed, *fresh, *(e for row in self.repeated for e in row)))
+
+
+async def ask(config: TrainConfig, questions: int, samples: int, student: StudentClient, reward: Rubric) -> Asked:
+    """Ask `questions` under `samples` instructions each, more where none hits, and RAW_TIMES as many raw."""
+    examples = TASKS[config.task.name].load(config.task, "train", RAW_TIMES * questions)
     check_reward(config.reward, examples)
     policy = untrained_policy(config, config.teacher.model)
     policy.temperature = float(config.trl.get("temperature", 1.0))
     params = sampling(config.student)
     if config.variant == "three_step":
         examples = await drafted(examples, student=student, params=params)
-    raw = await _answers(examples, [Instruction(text="", source="silence")] * len(examples), "raw", student, params, reward)
-    repeated = [example for example in examples for _ in range(samples)]
-    instructions = await policy.instruct([example.public() for example in repeated])
-    return examples, raw, await _answers(repeated, instructions, "probe", student, params, reward)
+
+    async def answers(asked: Sequence[Example], texts: Sequence[Instruction], arm: str, first: int = 0, times: int = 1) -> list[Episode]:
+        return await all_of(
+            run_episode(example, text, arm=arm, student=student, params=params, reward=reward, samples=times, sample_index=first)
+            for example, text in zip(asked, texts, strict=True)
+        )
+
+    silence = Instruction(text="", source="silence")
+    raw = _some(await answers(examples, [silence] * len(examples), "raw"))
+    wrong = {i for i, episode in enumerate(raw) if (grade := correct(episode)) is not None and grade < RIGHT}
+    groups: list[list[Episode]] = [[] for _ in examples]
+    left = list(range(min(questions, len(examples))))
+    for _ in range(DEEPER):
+        asked = [i for i in left for _ in range(samples)]
+        if not asked:
+            break
+        texts = await policy.instruct([examples[i].public() for i in asked])
+        for i, episode in zip(asked, _some(await answers([examples[i] for i in asked], texts, "probe")), strict=True):
+            groups[i].append(episode)
+        left = [i for i in left if i in wrong and not any((correct(episode) or 0.0) >= RIGHT for episode in groups[i])]
+    again: list[Episode | None] = [None] * len(examples)
+    repeated: list[list[Episode]] = [[] for _ in examples]
+    if samples_of(config):
+        tried = [i for i in sorted(wrong) if groups[i]]
+        for i, fresh in zip(tried, await answers([examples[i] for i in tried], [silence] * len(tried), "raw", 1, AGAIN), strict=True):
+            again[i] = fresh
+        hits = [(i, episode.instruction) for i in tried for episode in groups[i] if (correct(episode) or 0.0) >= RIGHT]
+        fresh_hits = await answers([examples[i] for i, _ in hits], [text for _, text in hits], "probe", 1)
+        for (i, _), episode in zip(hits, fresh_hits, strict=True):
+            repeated[i].append(episode)
+    return Asked(examples, raw, groups, again, repeated)
 
 
-async def _answers(
-    examples: Sequence[Example], instructions: Sequence[Instruction], arm: str, student: StudentClient, params: Any, reward: Reward
-) -> list[Episode]:
-    episodes = await all_of(
-        run_episode(example, instruction, arm=arm, student=student, params=params, reward=reward)
-        for example, instruction in zip(examples, instructions, strict=True)
-    )
-    if all(episode.error for episode in episodes):
+def _some(episodes: list[Episode]) -> list[Episode]:
+    """The episodes. Raises RunError where all of them failed."""
+    if episodes and all(episode.error for episode in episodes):
         raise RunError(f"probe: every student call failed ({episodes[0].error})")
     return episodes
 
 
-def report(
-    examples: list[Example], raw: list[Episode], instructed: list[Episode], *, samples: int, calls: int, alpha: float
-) -> dict[str, Any]:
+def solved(config: TrainConfig, wrong: float, hits: Sequence[int], trials: Sequence[int]) -> float:
+    """Questions for which the run will find an instruction that works: those of its warm start, and those that RL sees in its groups."""
+    rates, warm = mixture(hits, trials), config.teacher.warm_start
+    found = warm.questions * rates.found(warm.samples) if warm is not None else 0.0
+    args = trl_config(config, Path(os.devnull))
+    group = int(args.num_generations or 1)
+    batch = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
+    seen = (config.max_steps or 0) * batch / group
+    return wrong * (found + seen * rates.found(group))
+
+
+def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]:
     """The probe's figures. Questions whose raw answer could not be judged are left out and counted."""
-    groups = [instructed[i * samples : (i + 1) * samples] for i in range(len(examples))]
-    known = [
-        (example, grade, group)
-        for example, episode, group in zip(examples, raw, groups, strict=True)
-        if (grade := correct(episode)) is not None
-    ]
+    alpha = config.eval.alpha
+    known = [i for i, episode in enumerate(asked.raw) if correct(episode) is not None]
     if len(known) < 2:
         raise RunError("probe: fewer than two questions could be judged")
-    before = [grade for _, grade, _ in known]
-    grades = [[correct(episode) for episode in group] for _, _, group in known]
+    before = [grade for i in known if (grade := correct(asked.raw[i])) is not None]
+    grades = [[correct(episode) for episode in asked.groups[i]] for i in known]
     scored = [[grade for grade in row if grade is not None] for row in grades]
-    flat = [grade for row in scored for grade in row]
-    texts = [[episode.instruction.text for episode in group] for _, _, group in known]
+    first = [[grade for grade in row[:samples] if grade is not None] for row in grades if row]  # later ones were chosen for having missed
+    flat = [grade for row in first for grade in row]
     hits, trials = [round(sum(row)) for row in scored], [len(row) for row in scored]
-    best = statistics.fmean(max(row, default=0.0) for row in scored)
+    best = statistics.fmean(max(row, default=0.0) for row in first) if first else 0.0
     mean = statistics.fmean(flat) if flat else 0.0
     low, high = wilson(sum(before), len(before), alpha)
-    written = [(example, episode.instruction) for example, _, group in known for episode in group]
-    total = len(written)
-    could = reachable(before, hits, trials, alpha=alpha)
-    sure = learnable([example.query for example, _, _ in known], before, texts, grades, alpha=alpha)
+    written = [(asked.examples[i], episode.instruction) for i in known for episode in asked.groups[i][:samples]]
+    total = max(1, len(written))
+    fresh: dict[str, Any] = {}
+    if samples_of(config):
+        fresh["again"] = [(correct(episode) or 0.0) if (episode := asked.again[i]) is not None else 0.0 for i in known]
+        fresh["repeated"] = [_mean([correct(episode) for episode in asked.repeated[i]]) for i in known]
+    could = reachable(before, hits, trials, alpha=alpha, **fresh)
+    wrong = [i for i, grade in enumerate(before) if grade < RIGHT]
+    will = solved(config, len(wrong) / len(before), [hits[i] for i in wrong], [trials[i] for i in wrong])
+    queries = [asked.examples[i].query for i in known]
+    texts = [[episode.instruction.text for episode in asked.groups[i]] for i in known]
+    sure = learnable(queries, before, texts, grades, alpha=alpha)
     answering = sum(bool(leaks(text, example, answer_type_of(example.task))) for example, text in written) / total
     return {
-        "questions": len(known),
+        "questions": len(first),
+        "questions_raw": len(known),
         "samples": samples,
-        "calls": calls,
-        "failed": sum(episode.error is not None for episode in (*raw, *instructed)),
+        "calls": asked.calls,
+        "failed": sum(episode.error is not None for episode in (*asked.raw, *asked.instructed)),
         "raw": {"mean": statistics.fmean(before), "low": low, "high": high},
         "untrained": mean,
         "best_of_n": best,
         "headroom": best - mean,
-        "sensitivity": statistics.fmean(len(set(row)) > 1 for row in scored),
+        "sensitivity": statistics.fmean(len(set(row)) > 1 for row in first) if first else 0.0,
         "silent": sum(not text.text for _, text in written) / total,
         "ill_formed": sum(not well_formed(text) for _, text in written) / total,
         "answering": answering,
-        "predicted_gain": could.model_dump(),
+        "solved": round(will, 1),
+        "predicted_gain": predicted(could, will).model_dump(),
+        "reachable_gain": could.model_dump(),
         "learnable_gain": sure.model_dump(),
         "verdict": verdict(could, sure, answering),
     }
+
+
+def _mean(grades: Sequence[float | None]) -> float | None:
+    known = [grade for grade in grades if grade is not None]
+    return statistics.fmean(known) if known else None
 
 
 def verdict(could: Estimate, sure: Estimate, answering: float) -> str:
     """One sentence that begins with what to do."""
     if could.high < WORTH:
         return "do not train: hardly a question that is wrong raw is right under any instruction of this teacher"
+    if could.value < WORTH:
+        return "do not train: what is right under an instruction was right by chance, and is not when it is asked again"
     if answering > 0.5:
         return "do not train yet: most instructions state an answer; change teacher.template, and set reward.leakage_penalty"
     if could.low < WORTH:
@@ -152,7 +241,7 @@ def verdict(could: Estimate, sure: Estimate, answering: float) -> str:
     )
 
 
-def show(found: dict[str, Any], examples: list[Example], instructed: list[Episode]) -> None:
+def show(found: dict[str, Any], asked: Asked) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -170,15 +259,16 @@ def show(found: dict[str, Any], examples: list[Example], instructed: list[Episod
         ("questions whose answer depends on the instruction", f"{found['sensitivity']:.0%}"),
         ("instructions: silent / ill-formed / answering", f"{found['silent']:.0%} / {found['ill_formed']:.0%} / {found['answering']:.0%}"),
         ("calls that failed", str(found["failed"])),
-        ("gain within reach, if the right one is always chosen (upper bound)", interval(found["predicted_gain"], "+")),
+        ("gain within reach, if the right one is always chosen (upper bound)", interval(found["reachable_gain"], "+")),
+        ("gain that this run will reach", interval(found["predicted_gain"], "+")),
         ("gain that similar questions already teach (lower bound)", interval(found["learnable_gain"], "+")),
     ]
     for row in rows:
         table.add_row(*row)
     console = Console()
     console.print(table)
-    queries = {example.id: example.query for example in examples}
-    for episode in random.Random(0).sample(instructed, min(10, len(instructed))):
+    queries = {example.id: example.query for example in asked.examples}
+    for episode in random.Random(0).sample(asked.instructed, min(10, len(asked.instructed))):
         mark = {None: "?", 0.0: "wrong", 1.0: "right"}.get(correct(episode), "partly")
         query, text = " ".join(queries[episode.example_id].split())[:100], " ".join(episode.instruction.text.split())[:160]
         console.print(f"  {mark:6} {query!r} -> {text!r}", markup=False, highlight=False, soft_wrap=True)
@@ -204,13 +294,12 @@ def body(argv: list[str] | None) -> int:
         print(f"{questions} questions, {questions * calls_a_question(config, args.samples)} calls at most")
         return 0
     asking = Asking(config.model_copy(update={"validation": type(config.validation)()}))  # a probe asks the student that teaches
-    examples, raw, instructed = asking(lambda: ask(config, questions, args.samples, asking.panel.student, asking.panel.reward))
-    calls = len(examples) * calls_a_question(config, args.samples)
-    found = report(examples, raw, instructed, samples=args.samples, calls=calls, alpha=config.eval.alpha)
+    asked = asking(lambda: ask(config, questions, args.samples, asking.panel.student, asking.panel.reward))
+    found = report(config, asked, samples=args.samples)
     run = asking.directory
     write_json(run.path / "probe.json", found)
-    run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in (*raw, *instructed)))
-    show(found, examples, instructed)
+    run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in (*asked.raw, *asked.instructed)))
+    show(found, asked)
     print(f"probe: {run.path / 'probe.json'}")
     return 0
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.headroom import learnable, reachable, zero_part
+from evaluation.headroom import HALF_LEARNT, Estimate, Mixture, learnable, mixture, predicted, reachable, zero_part
 
 
 def test_the_edges_are_exact():
@@ -30,6 +30,34 @@ def test_rare_hits_on_every_question_are_within_reach():
     assert (hits == 0).mean() > 0.4
     found = reachable([0.0] * 300, hits, [8] * 300)
     assert found.high > 0.95 and found.value > 0.8
+
+
+def test_a_hit_that_is_worth_no_more_than_raw_when_asked_again_was_luck():
+    wrong, hits, trials = [0.0] * 4 + [1.0] * 4, [2] * 4 + [8] * 4, [8] * 8
+    nothing = [None] * 4
+    luck = reachable(wrong, hits, trials, again=[0.5] * 8, repeated=[0.5] * 4 + nothing)
+    assert (luck.value, luck.high) == (0.0, 0.0)
+    assert reachable(wrong, hits, trials, again=[0.25] * 8, repeated=[1.0] * 4 + nothing).value == pytest.approx(0.5 * 0.75)
+    assert reachable(wrong, hits, trials).value == 0.5, "a greedy student's answers repeat"
+
+
+def test_trials_that_end_at_the_first_hit_and_questions_without_trials_leave_the_mixture_as_it_is():
+    rng = np.random.default_rng(5)
+    n = 4_000
+    rates = np.where(rng.random(n) < 0.4, 0.0, rng.beta(2.0, 6.0, n))
+    first = rng.binomial(8, rates)
+    more = np.where(first == 0, rng.binomial(8, rates), 0)
+    found = mixture([*(first + more), *[0] * 99], [*np.where(first == 0, 16, 8), *[0] * 99])
+    assert found.share == pytest.approx(0.4, abs=0.03)
+    assert found.found(8) == pytest.approx((first > 0).mean(), abs=0.02)
+
+
+def test_what_a_run_finds_and_makes_of_it():
+    assert Mixture(share=0.5, a=1.0, b=1.0).found(1) == pytest.approx(0.25)
+    assert Mixture(share=1.0, a=1.0, b=1.0).found(9) == Mixture(share=0.0, a=1.0, b=1.0).found(0) == 0.0
+    could = Estimate(value=0.6, low=0.4, high=0.8)
+    assert predicted(could, HALF_LEARNT).value == pytest.approx(0.3)
+    assert predicted(could, 0.0).high == 0.0
 
 
 WORDS = {"sum": "altogether both", "rest": "left over gone"}

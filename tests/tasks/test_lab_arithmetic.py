@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lab import corpus
-from tasks import lab_arithmetic
+from tasks import TaskConfig, lab_arithmetic
 from tasks.lab_arithmetic import draw_question, family_weights, test_pair
 from tasks.lab_families import FAMILIES, NAMES, TEST_NAMES
 from tasks.lab_language import all_advice, parse, work, write_down
@@ -129,3 +129,28 @@ def test_no_family_has_more_than_a_third_of_a_dial_one_split_right_by_one_proced
     drawn = [draw_question(random.Random(i), test=True, weights=family_weights(1.0)) for i in range(3000)]
     share = sum(q.operation == "add" for q in drawn) / len(drawn)
     assert 0.32 < share < 0.40
+
+
+def test_families_are_weighed_outright_and_a_part_of_one_needs_one_procedure():
+    asked = lab_arithmetic.load("test", limit=60, families={"left/first": 1.0, "total": 1.0}, header="h1 n2")
+    assert {example.system for example in asked} == {"h1 n2"}
+    for example in asked:
+        first, second = (int(word) for word in "".join(c if c.isdigit() else " " for c in example.query).split())
+        assert example.family == "total" or (first > second and int(example.gold) == first - second)
+    assert {example.family for example in asked} == {"left", "total"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        ({"lost": 1.0}, "'lost' is no family; families are total"),
+        ({"left/third": 1.0}, "is no family"),
+        ({"left": 0.0}, "every weight is 0"),
+        ({"left": -1.0, "rows": 2.0}, "a weight is 0 or more"),
+    ],
+)  # fmt: skip
+def test_a_mix_that_draws_nothing_is_refused(weights, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        TaskConfig(families=weights)
+    with pytest.raises(ValueError, match="only lab_arithmetic has it"):
+        TaskConfig(name="gsm8k", families={"left": 1.0})
