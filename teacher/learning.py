@@ -149,7 +149,10 @@ class Learning:
         parts.progress.step(step, f"{counted} {right:.0%} silent {silent:.0%} distinct {distinct:.0%} entropy {entropy:.2f}")
 
     def _on_validate(self, step: int, trained: Any) -> None:
-        right = self.validator(step, trained)
+        try:
+            right = self.validator(step, trained)
+        except FloatingPointError as error:
+            raise self._lost(f"validation at step {step}: {error}") from None
         line = self.parts.run.lines("validation.jsonl")[-1]
         second = f", second judge {line['second']:.1%}" if "second" in line else ""
         self.parts.progress.say(f"step {step}: validation {right:.1%}{second}")

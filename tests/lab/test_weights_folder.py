@@ -41,7 +41,7 @@ def test_a_flipped_bit_and_a_missing_file_are_refused_by_name(copy):
 
 
 def test_unknown_names_list_the_known_ones(copy):
-    with pytest.raises(ValueError, match=r"no model 'judge'; it has .*student, student_b, teacher"):
+    with pytest.raises(ValueError, match=r"no model 'judge'; it has .*student, student_b, student_c, teacher"):
         model_dir("arithmetic", "judge")
     with pytest.raises(ValueError, match=r"lab.pretrain chess"):
         read_manifest("chess")

@@ -30,7 +30,7 @@ from tests.server.test_instruct import assert_error
 from tests.student_clients.conftest import chat
 from tests.student_clients.faulty_server import faulty_server, reply
 
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 77*1371 }}"
 HTML = {"accept": "text/html"}
 HTMX = {"hx-request": "true"}
 FORM = {
@@ -99,7 +99,7 @@ def clean(text: str) -> None:
     tags = Tags()
     tags.feed(text)
     assert tags.wrong == [] and set(tags.scripts) <= {"/ui/static/htmx.min.js", "/ui/static/console.js"}, (tags.scripts, tags.wrong)
-    assert ">49" not in text
+    assert "105567" not in text  # 77*1371
 
 
 @pytest.mark.parametrize("scope", ["instruct", "proxy", "outcomes", "metrics", "experiments", "admin"])
