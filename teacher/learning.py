@@ -17,7 +17,7 @@ from teacher.alarms import Alarms, diverged
 from teacher.algorithms import build_trainer, questions_a_batch, trl_config
 from teacher.config import TrainConfig
 from teacher.parts import COUNTED_AS, Parts
-from teacher.policy import end_ids, load_model
+from teacher.policy import BrokenWeights, end_ids, load_model
 from teacher.processes import Processes
 from teacher.query_filter import choose, settled
 from teacher.rewarder import Follower, Rewarder
@@ -151,8 +151,8 @@ class Learning:
     def _on_validate(self, step: int, trained: Any) -> None:
         try:
             right = self.validator(step, trained)
-        except FloatingPointError as error:
-            raise self._lost(f"validation at step {step}: {error}") from None
+        except BrokenWeights:
+            raise self._lost(f"validation at step {step}: scores are not finite") from None
         line = self.parts.run.lines("validation.jsonl")[-1]
         second = f", second judge {line['second']:.1%}" if "second" in line else ""
         self.parts.progress.say(f"step {step}: validation {right:.1%}{second}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exchange.command import RunError
 from exchange.compose import template_version
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
@@ -110,8 +111,7 @@ class TransformersPolicy:
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
         """One instruction an example. A query that leaves no room for one in the model's context gets none (source
-        "passthrough"), and so does one without a draft where the prompt shows one. Raises FloatingPointError where the model computes
-        no numbers.
+        "passthrough"), and so does one without a draft where the prompt shows one. Raises BrokenWeights.
 
         Who cancels it stops the writing within a token, and is not held up where the model hangs: the next call has new threads.
         """
@@ -172,6 +172,10 @@ class GivenUpError(Exception):
     """Nobody waits for this text any more."""
 
 
+class BrokenWeights(RunError):
+    """A teacher that computes no numbers."""
+
+
 class _GivenUp:
     """Looks up before each token whether anybody still waits; never ends a text itself."""
 
@@ -188,7 +192,7 @@ def _finite(input_ids: Any, scores: Any) -> Any:
     """Looks at each token's scores: of numbers that are none the greedy choice is token 0, over and over, which reads as a text or as
     silence and not as a failure."""
     if not scores.amax(dim=-1).isfinite().all():
-        raise FloatingPointError("the model's scores are not finite")
+        raise BrokenWeights("the teacher's scores are not finite, so its weights are broken: name another teacher, or train it anew")
     return scores
 
 

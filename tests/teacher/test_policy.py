@@ -10,7 +10,7 @@ import torch
 from exchange.records import Message, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import TransformersPolicy, as_instruction, end_ids, load_model, load_teacher, save_teacher, with_room
+from teacher.policy import BrokenWeights, TransformersPolicy, as_instruction, end_ids, load_model, load_teacher, save_teacher, with_room
 from teacher.prompt import HIDDEN, TeacherPrompt
 
 EXAMPLES = [
@@ -46,7 +46,7 @@ def test_a_model_that_computes_no_numbers_is_an_error_and_no_silence(base):
         for parameter in broken.parameters():
             parameter.fill_(float("nan"))
     policy = TransformersPolicy(broken, base[1], TeacherPrompt.named("lab"), max_instruction_tokens=40)
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(BrokenWeights, match="not finite"):
         asyncio.run(policy.instruct(EXAMPLES))
 
 
