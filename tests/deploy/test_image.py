@@ -73,7 +73,11 @@ class CleanRoot:
         (self.root / "src").mkdir(parents=True)
         (folder / "root.ro").mkdir()
         self.python = Path(sys.base_prefix)
-        self.path = f"{self.python}/bin:/usr/local/bin:/usr/bin:/bin"
+        shim = self.root / "python" / "bin"
+        shim.mkdir(parents=True)
+        if not (self.python / "bin" / "python").exists():  # Debian's own Python has no such name, the image's has
+            (shim / "python").symlink_to(sys.base_prefix + "/bin/python3")
+        self.path = f"{self.python}/bin:/python/bin:/usr/local/bin:/usr/bin:/bin"
         for parent in [self.root, folder, folder.parent]:
             parent.chmod(0o755)
 
