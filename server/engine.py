@@ -8,9 +8,10 @@ place.
 Its time goes to requests that it can still answer: who would come too late is refused on arrival, or when the next batch is made, and not
 written for in vain.
 
-A failing batch is halved and tried again until the one query that breaks the teacher is alone, because neighbours in a batch are strangers
-to each other; where neither half fares better, it is the teacher that fails. One that fails again and again is left alone for a while (the
-breaker), so that it costs callers nothing. Nothing here raises: an `Answer` without an instruction says why.
+A failing batch is halved and tried again until the queries that break the teacher are alone, because neighbours in a batch are strangers
+to each other. Where neither half fares better, two single queries tell sooner than smaller halves whether it is the teacher that fails. One
+that fails again and again and answers nobody is left alone for a while (the breaker), so that it costs callers nothing. Nothing here
+raises: an `Answer` without an instruction says why.
 """
 
 from __future__ import annotations
@@ -41,7 +42,12 @@ the last millisecond, much of what an overloaded teacher writes on a busy machin
 WINDOW_SHARE = 0.1
 """Of a batch's usual time, the most that an idle teacher waits for company: one that writes at once gains nothing by it."""
 SLOW_SHARE = 0.75
-"""Of the deadline: a batch that was given up after so long because its callers' time was over is a failure of the teacher."""
+"""Of its callers' longest deadline: a batch that was given up after so long because their time was over is a failure of the teacher, where
+it also took longer than usual: haste says nothing of the teacher."""
+HASTE_SHARE = 0.1
+"""Of the engine's deadline: what stands for the usual time while no batch has succeeded yet."""
+MOST_FAILED = 8
+"""Failed tries in a row after which what is left of a batch is tried no more, though the teacher answered some of it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class _Ticket:
     key: str | None
     arrived: float
     answers: list[asyncio.Future[Answer]] = field(default_factory=list)
+    limit_s: float = 0.0
+    """The longest deadline of its callers."""
     until: float = 0.0
     """When the last of its callers has to have an answer, headroom taken off."""
     late: bool = False
@@ -76,6 +84,14 @@ class _Ticket:
 
     def wanted(self) -> bool:
         return any(not answer.done() for answer in self.answers)
+
+
+@dataclass
+class _Tries:
+    """How asking for a batch and its parts went: whether any was answered, and how many failed since."""
+
+    answered: bool = False
+    failed: int = 0
 
 
 @dataclass(eq=False)
@@ -137,6 +153,7 @@ class TeacherEngine:
                 return Answer(failure=refusal)
             ticket = self._queue(example, key)
         arrived = perf_counter()
+        ticket.limit_s = max(ticket.limit_s, limit_s)
         ticket.until = max(ticket.until, arrived + (1 - HEADROOM) * limit_s)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         ticket.answers.append(answer)
@@ -167,16 +184,19 @@ class TeacherEngine:
 
     def _refusal(self, limit_s: float) -> Failure | None:
         """Why a request would not be answered in time; None where it may be."""
-        if not self.breaker.allows():
-            return "teacher_down"
-        if len(self._waiting) >= self.max_queued:
+        if self._overloaded(limit_s):
             return "overloaded"
+        return None if self.breaker.allows() else "teacher_down"  # last: who is refused must not spend the one try
+
+    def _overloaded(self, limit_s: float) -> bool:
+        if len(self._waiting) >= self.max_queued:
+            return True
         if not self._running and not self._waiting:
-            return None  # however slow the last batch was: only a new one tells
+            return False  # however slow the last batch was: only a new one tells
         batches = math.floor(len(self._waiting) / self.batch_size) / self.lanes + 1
         # Where no lane is free, the one that began first has to end before.
         rest_s = self.batch_s - (perf_counter() - min(self._began)) if len(self._began) >= self.lanes else 0.0
-        return "overloaded" if max(0.0, rest_s) + batches * self.batch_s > (1 - HEADROOM) * limit_s else None
+        return max(0.0, rest_s) + batches * self.batch_s > (1 - HEADROOM) * limit_s
 
     def _queue(self, example: PublicExample, key: str | None) -> _Ticket:
         ticket = _Ticket(example, key, perf_counter())
@@ -247,23 +267,25 @@ class TeacherEngine:
 
     async def _answer(self, tickets: Sequence[_Ticket]) -> None:
         """Whatever a model raises is a passthrough for the app, never a 500."""
-        error = await self._try(tickets)
+        tries = _Tries()
+        error = await self._try(tickets, tries)
         broken = [] if error is None else [(tickets, error)]
         while broken:
-            tickets, error = broken.pop()
-            half = len(tickets) // 2
-            if not half or self.breaker.shut:
-                self._fail(tickets, error)
-                continue
-            parts = (tickets[:half], tickets[half:])
-            tried = [(part, error if self.breaker.shut else await self._try(part)) for part in parts]
-            failed = [(part, error) for part, error in tried if error is not None]
-            if len(failed) == 1:
-                broken += failed
-            for part, error in failed if len(failed) == 2 else ():  # not the fault of one query
+            part, error = broken.pop(0)
+            if len(part) == 1 or self._hopeless(tries):
                 self._fail(part, error)
+                continue
+            half = len(part) // 2
+            halved = tries.answered or part is tickets
+            for piece in (part[:half], part[half:]) if halved else (part[:1], part[-1:], part[1:-1]):
+                failed = error if self._hopeless(tries) else await self._try(piece, tries)
+                if failed is not None:
+                    broken.append((piece, failed))
 
-    async def _try(self, tickets: Sequence[_Ticket]) -> BaseException | None:
+    def _hopeless(self, tries: _Tries) -> bool:
+        return self.breaker.shut or tries.failed >= MOST_FAILED
+
+    async def _try(self, tickets: Sequence[_Ticket], tries: _Tries) -> BaseException | None:
         """Ask the teacher once for these; the error after which halves may fare better. None: it answered, nobody waits any more, or it is
         too slow for all of them."""
         tickets = [ticket for ticket in tickets if ticket.wanted()]  # the others have given up
@@ -280,8 +302,10 @@ class TeacherEngine:
         finally:
             timed_out = asking.cancel()
         took = perf_counter() - began
+        longest_s, usual_s = max(ticket.limit_s for ticket in tickets), self.batch_s or HASTE_SHARE * self.deadline_s
+        slow_s = min(SLOW_SHARE * self.deadline_s, max(SLOW_SHARE * longest_s, usual_s))
         left = asking.cancelled() and not any(ticket.wanted() for ticket in tickets)
-        if timed_out or (left and took >= SLOW_SHARE * self.deadline_s and any(ticket.late for ticket in tickets)):
+        if timed_out or (left and any(ticket.late for ticket in tickets) and took >= slow_s):
             log.warning("the teacher took longer than %.3f s for a batch of %d", took, len(tickets))
             self.breaker.failed()
             self._resolve(tickets, None, "timeout")
@@ -291,10 +315,13 @@ class TeacherEngine:
         error = asyncio.CancelledError() if asking.cancelled() else asking.exception() or _garbage(asking.result(), len(tickets))
         if error is None:
             self.batch_s = took if not self.batch_s else (1 - SMOOTHING) * self.batch_s + SMOOTHING * took
+            tries.answered, tries.failed = True, 0
             self.breaker.succeeded()
             self._resolve(tickets, asking.result(), None)
         else:
-            self.breaker.failed()
+            tries.failed += 1
+            if not tries.answered:  # a teacher that answers others of the batch is not down
+                self.breaker.failed()
         return error
 
     def _fail(self, tickets: Sequence[_Ticket], error: BaseException) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from store.sqlite import SQLiteFile, transaction
 
@@ -42,9 +42,22 @@ ERASED = "erased"
 """The kind of what is left of an event that was erased: its id, topic and time, so that no copy of it can come back."""
 COLUMNS = "id, topic, kind, time, content, subject"
 ALL_OF = "(SELECT value FROM json_each(?))"
-SETTLED = f"UPDATE events SET pending = 0 WHERE id IN {ALL_OF}"
 ROWS = 100
 """Rows of one statement."""
+
+
+class Sent(NamedTuple):
+    """What Redis took. It settles the row that was sent, and not what has become of it since: one that was erased meanwhile, or that is to
+    be sent to a new stream, stays pending."""
+
+    id: str
+    erased: bool
+    epoch: int
+    """The file's when the row was read; another one begins with every stream that has to be filled again."""
+
+
+def sent(events: Sequence[Event], epoch: int) -> list[Sent]:
+    return [Sent(event.id, event.kind == ERASED, epoch) for event in events]
 
 
 class EventFile(SQLiteFile):
@@ -71,11 +84,10 @@ class EventFile(SQLiteFile):
             raise
         return connection
 
-    def insert(self, events: Sequence[Event], sent: Sequence[str] = ()) -> tuple[list[Event], list[Event]]:
-        """(for each the event that holds its id, the new ones), all committed together, and with them that Redis has the ids `sent`."""
+    def insert(self, events: Sequence[Event], sent: Sequence[Sent] = ()) -> tuple[list[Event], list[Event], int]:
+        """(for each the event that holds its id, the new ones, the epoch), all committed together, and with them that Redis has `sent`."""
         with self._opened() as connection, transaction(connection):
-            if sent:
-                connection.execute(SETTLED, (json.dumps(list(sent)),))
+            epoch = _settle(connection, sent)
             ids = json.dumps([event.id for event in events])
             held = {row[0]: _event(row) for row in connection.execute(f"SELECT {COLUMNS} FROM events WHERE id IN {ALL_OF}", (ids,))}
             new = []
@@ -88,7 +100,7 @@ class EventFile(SQLiteFile):
                 rows = [_row(event) for event in new[at : at + ROWS]]
                 places = ",".join(["(?,?,?,?,?,?,1)"] * len(rows))
                 connection.execute(f"INSERT INTO events ({COLUMNS}, pending) VALUES {places}", [value for row in rows for value in row])
-        return [held[event.id] for event in events], new
+        return [held[event.id] for event in events], new, epoch
 
     def get(self, event_id: str) -> Event | None:
         with self._opened() as connection:
@@ -143,15 +155,17 @@ class EventFile(SQLiteFile):
             count: int = connection.execute("SELECT count(*) FROM events WHERE pending = 1").fetchone()[0]
         return count
 
-    def some_pending(self, limit: int) -> list[Event]:
+    def some_pending(self, limit: int) -> tuple[list[Event], int]:
+        """(events, the epoch)."""
         with self._opened() as connection:
+            epoch = _epoch(connection)  # first: where another begins now, they are sent again
             query = f"SELECT {COLUMNS} FROM events WHERE pending = 1 ORDER BY seq LIMIT ?"
-            return [_event(row) for row in connection.execute(query, (limit,))]
+            return [_event(row) for row in connection.execute(query, (limit,))], epoch
 
-    def settle(self, sent: Sequence[str], earlier: Sequence[Event]) -> None:
-        """Redis has these ids now; under some it had an event before ours."""
+    def settle(self, sent: Sequence[Sent], earlier: Sequence[Event]) -> None:
+        """Redis has these now; under some ids it had an event before ours."""
         with self._opened() as connection, _redoable(connection):
-            connection.execute(SETTLED, (json.dumps(list(sent)),))
+            _settle(connection, sent)
             _take(connection, earlier)
 
     def cursor(self) -> str:
@@ -167,10 +181,10 @@ class EventFile(SQLiteFile):
             connection.execute("UPDATE cursor SET place = ?", (place,))
 
     def begin_again(self) -> None:
-        """Everything is to be sent and fetched anew."""
+        """Everything is to be sent and fetched anew; what was sent so far settles nothing any more, whichever process sent it."""
         with self._opened() as connection, _redoable(connection):
             connection.execute("UPDATE events SET pending = 1")
-            connection.execute("UPDATE cursor SET place = ''")
+            connection.execute("UPDATE cursor SET place = '', rowid = rowid + 1")
 
     def check(self) -> None:
         with self._opened() as connection:
@@ -221,13 +235,31 @@ def _by_id(connection: sqlite3.Connection, event_id: str) -> Event | None:
     return None if row is None else _event(row)
 
 
+def _epoch(connection: sqlite3.Connection) -> int:
+    """The row id of the cursor, which has one row: so files of before have an epoch too."""
+    epoch: int = connection.execute("SELECT rowid FROM cursor").fetchone()[0]
+    return epoch
+
+
+def _settle(connection: sqlite3.Connection, sent: Sequence[Sent]) -> int:
+    """The epoch."""
+    epoch = _epoch(connection)
+    for erased in (False, True):
+        if ids := [one.id for one in sent if (one.erased, one.epoch) == (erased, epoch)]:
+            connection.execute(f"UPDATE events SET pending = 0 WHERE id IN {ALL_OF} AND (kind = ?) = ?", (json.dumps(ids), ERASED, erased))
+    return epoch
+
+
 def _take(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-    """The stream's word goes before ours. What it replaces comes behind all that stands, so that who reads on from a place sees it."""
+    """The stream's word goes before ours, save that what was erased here stays so, and is sent (again). What it replaces comes behind all
+    that stands, so that who reads on from a place sees it."""
     rows = [_row(event) for event in events]
     same = " AND ".join(f"{name} IS ?" for name in COLUMNS.split(", ")[1:])
-    connection.executemany(f"DELETE FROM events WHERE id = ? AND NOT ({same})", rows)
+    kept = [(*row, ERASED, row[2] == ERASED) for row in rows]
+    connection.executemany(f"DELETE FROM events WHERE id = ? AND NOT ({same}) AND (kind != ? OR ?)", kept)
     # Most of what comes back is our own, unchanged: not worth a write.
     connection.executemany(
-        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0) ON CONFLICT (id) DO UPDATE SET pending = 0 WHERE pending = 1",
+        f"INSERT INTO events ({COLUMNS}, pending) VALUES (?,?,?,?,?,?,0) ON CONFLICT (id)"
+        " DO UPDATE SET pending = (kind != excluded.kind) WHERE pending = (kind = excluded.kind)",
         rows,
     )

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store.event_file import ERASED, Event, EventFile
+from store.event_file import ERASED, Event, EventFile, Sent, sent
 from store.protocol import StoreError
 from store.redis_stream import RedisStream, later
 
@@ -52,6 +52,7 @@ class _Commit:
     appends: list[Append]
     stored: list[Event]  # for each event the one that holds its id
     new: list[Event]
+    epoch: int
 
     def answer(self, theirs: Mapping[str, Event]) -> None:
         """Tell who waits; `theirs` by id goes before what the file held."""
@@ -77,8 +78,8 @@ class EventLog:
         self._runner: asyncio.Task[None] | None = None
         self._written: list[_Commit] = []  # Redis is still to be asked
         self._teller: asyncio.Task[None] | None = None
-        self._sent: list[str] = []
-        """Ids that Redis has; the file is told with the next commit, or soon: a transaction after each costs as much as the commit."""
+        self._sent: list[Sent] = []
+        """What Redis has; the file is told with the next commit, or soon: a transaction after each costs as much as the commit."""
         self._syncer: asyncio.Task[None] | None = None
         # One thread, its own: the file takes one at a time, and the loop's shared threads may all be busy writing instructions.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
@@ -172,7 +173,8 @@ class EventLog:
         """Erase the events of the topics that `of` names, about `subject` and older than `before` (seconds since 1970; None = any):
         here and, as soon as Redis answers, on every replica. Their ids stay, so that no copy comes back. How many this replica had."""
         await self.exchange()  # what only the others have so far
-        return await self._in_thread(self._file.erase, of, subject, before)
+        async with self._exchanging:  # an exchange that has read a text would send it after this
+            return await self._in_thread(self._file.erase, of, subject, before)
 
     async def pending(self) -> int:
         """Events that Redis has not taken yet; all events where there is no Redis."""
@@ -214,9 +216,13 @@ class EventLog:
         try:
             async with self._exchanging:
                 await self._settle_sent()
-                while batch := [e for e in await self._in_thread(self._file.some_pending, PAGE) if e.id not in self._claimed]:
-                    await self._settle(batch, await self._push(batch))
-                return await self._fetch()
+                while True:
+                    pending, epoch = await self._in_thread(self._file.some_pending, PAGE)
+                    batch = [event for event in pending if event.id not in self._claimed]
+                    if not batch:
+                        return await self._fetch()
+                    earlier = await self._push(batch)
+                    await self._in_thread(self._file.settle, sent(batch, epoch), list(earlier.values()))
         except StoreError as error:
             self._failed(error)
             return False
@@ -234,76 +240,74 @@ class EventLog:
         """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
         while self._queue:
             appends, self._queue = self._queue, []
-            sent, self._sent = self._sent, []
+            taken, self._sent = self._sent, []
             events = [event for appended, _ in appends for event in appended]
             ids = {event.id for event in events}
             self._claimed |= ids
             try:
-                stored, new = await self._in_thread(self._file.insert, events, sent)
-                self._written.append(_Commit(appends, stored, new))
+                stored, new, epoch = await self._in_thread(self._file.insert, events, taken)
+                self._written.append(_Commit(appends, stored, new, epoch))
                 if self._teller is None or self._teller.done():
                     self._teller = asyncio.create_task(self._tell())
                 ids -= {event.id for event in new}
             except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
                 _refuse(appends, error)
-                if sent:
+                if taken:
                     log.error("%s; events that Redis has are sent again", error)
-            self._claimed -= ids.union(sent)
+            self._claimed -= ids.union(one.id for one in taken)
 
     async def _tell(self) -> None:
         """Ask Redis about what was written, and answer who waits."""
         while self._written:
             commits, self._written = self._written, []
             new = [event for commit in commits for event in commit.new]
-            ids = [event.id for event in new]
+            taken: list[Sent] = []
+            theirs: dict[str, Event] = {}
             try:
-                theirs = await self._claim(new)
+                asked, theirs = await self._claim(new)
+                taken = [one for commit in commits for one in sent(commit.new, commit.epoch)][:asked]
                 if theirs:  # replaces ours, also where a commit made meanwhile found ours
-                    await self._settle(new, theirs)
+                    await self._in_thread(self._file.settle, taken, list(theirs.values()))
+                    taken = []
                     for commit in self._written:
                         commit.stored = [theirs.get(event.id, event) for event in commit.stored]
             except Exception as error:  # of the file, or a bug: both must reach the callers
-                theirs = None
+                taken = []
                 _refuse([append for commit in commits for append in commit.appends], error)
             for commit in commits:
-                commit.answer(theirs or {})
-            if theirs == {}:
-                self._sent += ids
-            else:  # settled, or left to the exchange
-                self._claimed.difference_update(ids)
+                commit.answer(theirs)
+            self._sent += taken
+            # The others are settled, or left to the exchange.
+            self._claimed.difference_update({event.id for event in new} - {one.id for one in taken})
 
-    async def _claim(self, new: Sequence[Event]) -> dict[str, Event] | None:
-        """What other replicas hold under the new ids; None where Redis does not say, so that the exchange finds out later."""
-        if self._stream is None or self._redis_error is not None or not new:
-            return None
-        try:
-            return await self._push(new)
-        except StoreError as error:
-            self._failed(error)
-            return None
+    async def _claim(self, new: Sequence[Event]) -> tuple[int, dict[str, Event]]:
+        """(how many of the new ones Redis was told of, from the first on; what other replicas hold under their ids). The exchange finds out
+        about the rest later."""
+        asked = 0
+        theirs: dict[str, Event] = {}
+        if self._stream is not None and self._redis_error is None:
+            try:
+                for asked in range(0, len(new), PAGE):
+                    theirs |= await self._push(new[asked : asked + PAGE])
+                asked = len(new)
+            except StoreError as error:
+                self._failed(error)
+        return asked, theirs
 
     async def _push(self, events: Sequence[Event]) -> dict[str, Event]:
-        """Give Redis events; by id those that it holds already with other content or time."""
+        """Give Redis a page of events; by id those that it holds already with other content or time."""
         assert self._stream is not None
-        earlier: dict[str, Event] = {}
-        for at in range(0, len(events), PAGE):
-            replies = await self._stream.push([(event.id, event.packed(), event.kind == ERASED) for event in events[at : at + PAGE]])
-            if self._syncer is not None:  # which fetches, and so forgets them
-                self._own_places.update(place for place, _ in replies if place is not None)
-            found = (Event.unpacked(reply) for _, reply in replies if reply is not None)
-            earlier |= {event.id: event for event in found}
+        replies = await self._stream.push([(event.id, event.packed(), event.kind == ERASED) for event in events])
+        if self._syncer is not None:  # which fetches, and so forgets them
+            self._own_places.update(place for place, _ in replies if place is not None)
         self._answered()
-        return earlier
-
-    async def _settle(self, sent: Sequence[Event], earlier: Mapping[str, Event]) -> None:
-        """Redis has what was sent; what it had before replaces ours."""
-        await self._in_thread(self._file.settle, [event.id for event in sent], list(earlier.values()))
+        return {event.id: event for event in (Event.unpacked(reply) for _, reply in replies if reply is not None)}
 
     async def _settle_sent(self) -> None:
-        sent, self._sent = self._sent, []
-        self._claimed.difference_update(sent)
-        if sent:
-            await self._in_thread(self._file.settle, sent, [])
+        taken, self._sent = self._sent, []
+        self._claimed.difference_update(one.id for one in taken)
+        if taken:
+            await self._in_thread(self._file.settle, taken, [])
 
     async def _fetch(self) -> bool:
         """Take over what the stream holds behind the cursor, to its end. Whether there was anything."""

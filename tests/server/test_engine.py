@@ -168,6 +168,46 @@ def test_one_poisonous_query_hurts_only_itself() -> None:
     assert [len(batch) for batch in policy.batches] == [8, 4, 4, 2, 2, 1, 1]
 
 
+@pytest.mark.parametrize("poison", [(3, 20), (0, 31), (15, 16), (0, 8, 16, 24), (30, 31), tuple(range(8, 16))])
+def test_several_poisonous_queries_hurt_only_themselves_and_are_no_dead_teacher(poison: tuple[int, ...]) -> None:
+    async def scenario() -> None:
+        def say(e: PublicExample) -> str:
+            if int(e.query) in poison:
+                raise ValueError("no room in the context")
+            return e.query
+
+        policy = FakePolicy(say)
+        teacher = engine(policy)
+        wanted = ["teacher_failed" if i in poison else str(i) for i in range(32)]
+        for _ in range(6):
+            assert texts(await ask_all(teacher, [str(i) for i in range(32)])) == wanted
+            assert (teacher.breaker.open, teacher.breaker._failures) == (False, 0)
+
+    run(scenario())
+
+
+def test_a_teacher_that_dies_within_a_batch_is_not_asked_for_every_query_of_it() -> None:
+    async def scenario() -> None:
+        class Dies(FakePolicy):
+            async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
+                self.batches.append(list(examples))
+                if len(self.batches) != 2:
+                    raise RuntimeError
+                return [Instruction(text=e.query, source="teacher") for e in examples]
+
+        policy = Dies()
+        teacher = engine(policy)
+        queries = [str(i) for i in range(32)]
+        assert texts(await ask_all(teacher, queries)) == queries[:16] + ["teacher_failed"] * 16
+        assert [len(batch) for batch in policy.batches] == [32, 16, 16, 8, 8, 4, 4, 4, 4, 2]  # eight in a row after the one that went well
+        assert not teacher.breaker.open
+        for _ in range(2):
+            answers = texts(await ask_all(teacher, queries))
+        assert (answers, teacher.breaker.open, len(policy.batches)) == (["teacher_down"] * 32, True, 15)
+
+    run(scenario())
+
+
 def test_a_policy_that_cancels_itself_leaves_nobody_waiting_for_ever() -> None:
     async def scenario() -> None:
         class Cancels(FakePolicy):
@@ -340,7 +380,7 @@ def test_a_teacher_that_fails_whole_batches_is_left_alone_after_five_calls() -> 
         for _ in range(3):
             answers = texts(await ask_all(teacher, list("abcdefghij")))
         assert answers == ["teacher_down"] * 10
-        assert [len(batch) for batch in broken.batches] == [10, 5, 5, 10, 5]
+        assert [len(batch) for batch in broken.batches] == [10, 5, 5, 1, 1]
 
     run(scenario())
 
@@ -352,6 +392,54 @@ def test_a_hanging_teacher_is_left_alone_though_nobody_waits_to_its_end() -> Non
         assert [texts([await teacher.ask(example("a"))]) for _ in range(3)] == [["timeout"], ["timeout"], ["teacher_down"]]
         impatient = engine(policy, breaker=Breaker(most_failures=2))  # whose callers' own haste says nothing of the teacher
         assert [texts([await impatient.ask(example("a"), deadline_s=0.005)]) for _ in range(3)] == [["timeout"]] * 3
+
+    run(scenario())
+
+
+def test_a_hanging_teacher_is_left_alone_though_all_callers_are_in_more_of_a_hurry_than_the_engine() -> None:
+    async def scenario() -> None:
+        hung = engine(HangingPolicy(), deadline_s=0.16, breaker=Breaker(most_failures=2))
+        for batch_s in (0.0, 0.01):  # never answered, or quickly before it hung
+            hung.breaker.succeeded()
+            hung.batch_s = batch_s
+            answers = [texts([await hung.ask(example("a"), deadline_s=0.04)]) for _ in range(3)]
+            assert answers == [["timeout"], ["timeout"], ["teacher_down"]]
+
+    run(scenario())
+
+
+def test_a_callers_haste_says_nothing_of_the_teacher() -> None:
+    async def scenario() -> None:
+        policy = HangingPolicy()
+        teacher = engine(policy, breaker=Breaker(most_failures=1))
+        teacher.batch_s = 10.0  # nobody could be answered in that little time
+        assert texts([await teacher.ask(example("a"), deadline_s=0.005)]) == ["timeout"]
+        await rounds()
+        assert (policy.cancelled, teacher.breaker.open) == (1, False)
+        teacher.batch_s = 0.001
+        patient = asyncio.create_task(teacher.ask(example("b")))  # in the batch is one who has time, and leaves before it is over
+        assert texts([await teacher.ask(example("a"), deadline_s=0.005)]) == ["timeout"]
+        patient.cancel()
+        await asyncio.wait([patient, *teacher._running])
+        assert (policy.cancelled, teacher.breaker.open) == (2, False)
+
+    run(scenario())
+
+
+def test_who_is_refused_does_not_spend_the_one_try_of_a_breaker() -> None:
+    async def scenario() -> None:
+        clock = [0.0]
+        policy = GatedPolicy()
+        breaker = Breaker(most_failures=1, wait_s=1.0, clock=lambda: clock[0])
+        teacher = engine(policy, batch_size=1, breaker=breaker)
+        running = asyncio.create_task(teacher.ask(example("a")))
+        await policy.begun.wait()
+        breaker.failed()  # of another lane
+        clock[0], teacher.batch_s = 1.0, 10.0
+        assert texts([await teacher.ask(example("b"), deadline_s=9)]) == ["overloaded"]
+        assert breaker.allows(), "the try is still to be had"
+        running.cancel()
+        await asyncio.wait([running, *teacher._running])
 
     run(scenario())
 

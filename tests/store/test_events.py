@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import pytest
 
 from store import Event, EventLog, StoreError
-from store.event_file import EventFile
-from store.events import RETRY_S
+from store.event_file import ERASED, EventFile, sent
+from store.events import PAGE, RETRY_S
 from tests.redis_server import RedisServer, running_redis
 from tests.store.conftest import WORKER
 from tests.store.worker import event_of
@@ -421,6 +421,135 @@ def test_erasing_the_last_entry_of_the_stream_is_no_loss(tmp_path: Path, redis_s
         await b.append([event("c")])
         await asyncio.gather(a.exchange(), b.exchange())
         assert (await names(a), sent) == (["a", "c"], [])
+        for log in (a, b):
+            await log.aclose()
+
+    run(body)
+
+
+def meanwhile(log: EventLog, method: str, work: Callable[[], Awaitable[object]], *, before: bool = True) -> None:
+    """At the next call of the stream's method: do this before it is asked, or once it has answered."""
+    stream: Any = log._stream
+    call = getattr(stream, method)
+
+    async def once(*arguments: Any) -> Any:
+        setattr(stream, method, call)
+        if before:
+            await work()
+        answer = await call(*arguments)
+        if not before:
+            await work()
+        return answer
+
+    setattr(stream, method, once)
+
+
+async def in_stream(log: EventLog) -> dict[str, tuple[str, dict[str, Any]]]:
+    assert log._stream is not None
+    _, entries = await log._stream.pull("", 1000)
+    return {one.id: (one.kind, one.content) for one in (Event.unpacked(data) for _, data in entries)}
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("way", ["appended while erasing", "erased while its append is sent", "erased while the exchange sends it"])
+def test_what_is_erased_while_it_is_sent_does_not_stay_in_redis(tmp_path: Path, redis_server: RedisServer, way: str) -> None:
+    async def body() -> None:
+        a, b = replicas(tmp_path, redis_server)
+        assert a._stream is not None
+        secret = event("x", text="secret")
+        await a.append([event("a")])
+
+        async def erase_the_row() -> None:  # as another process on this file does
+            assert a._file.erase(lambda topic: True, "someone", None) == 2
+
+        if way == "appended while erasing":
+            meanwhile(a, "pull", lambda: a.append([secret]))
+            assert await a.erase(lambda topic: True, subject="someone") == 2
+        elif way == "erased while its append is sent":
+            meanwhile(a, "push", erase_the_row)
+            await a.append([secret])
+        else:
+            a._file.insert([secret])
+            meanwhile(a, "push", erase_the_row)
+        for log in (a, a, b):
+            await log.exchange()
+        assert await in_stream(a) == dict.fromkeys(("a", "x"), (ERASED, {}))
+        assert (await a.pending(), await names(a), await names(b), await b.get("x")) == (0, [], [], None)
+        for log in (a, b):
+            await log.aclose()
+
+    run(body)
+
+
+def test_no_copy_of_a_text_goes_over_what_was_erased(tmp_path: Path) -> None:
+    file = EventFile(tmp_path / "events.db")
+    text, remainder = event("x", text="secret"), Event(id="x", topic="t", kind=ERASED, time=1.5)
+    _, _, epoch = file.insert([text])
+    assert file.erase(lambda topic: True, "someone", None) == 1
+    file.insert([], sent([text], epoch))
+    assert file.some_pending(9) == ([remainder], epoch)
+    file.settle(sent([text], epoch), [text])  # another replica's copy was in the stream
+    assert file.some_pending(9) == ([remainder], epoch)
+    file.settle(sent([remainder], epoch), [])
+    assert file.some_pending(9) == ([], epoch)
+    file.merge([text], "1-0")
+    assert (file.get("x"), file.some_pending(9)) == (None, ([remainder], epoch)), "whoever sent the text has to hear of it"
+    file.merge([remainder], "2-0")
+    assert file.some_pending(9) == ([], epoch)
+    file.close()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("noticed_by", ["the writer", "another process on its file"])
+def test_what_an_old_stream_took_is_sent_to_the_new_one(tmp_path: Path, redis_server: RedisServer, noticed_by: str) -> None:
+    async def body() -> None:
+        space = uuid.uuid4().hex
+        a, sibling, other = (
+            EventLog(tmp_path / f"{name}.db", redis_url=redis_server.url, namespace=space, redis_timeout_s=10) for name in ("a", "a", "b")
+        )
+        await a.append([event("first")])
+        for log in (a, other):
+            await log.exchange()
+
+        async def lose() -> None:
+            await a.append([event("x")])
+            stream = a._stream
+            assert stream is not None
+            assert [one.id for one in a._sent] == ["x"]
+            await stream._server._ask(lambda server: server.delete(*stream._keys))
+
+        meanwhile(a if noticed_by == "the writer" else sibling, "pull", lose)
+        await (a if noticed_by == "the writer" else sibling).exchange()
+        for log in (a, other, a, other):
+            await log.exchange()
+        assert (await a.pending(), set(await in_stream(a)), await names(other)) == (0, {"first", "x"}, ["first", "x"])
+        for log in (a, sibling, other):
+            await log.aclose()
+
+    run(body)
+
+
+@pytest.mark.redis
+def test_a_redis_that_fails_at_the_second_page_is_heard_about_the_first(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def body() -> None:
+        a, b = replicas(tmp_path, redis_server)
+        await b.append([event("0000", value="b"), event(f"{PAGE:04}", value="b")])
+        assert a._stream is not None
+
+        async def fail() -> None:
+            async def timed_out() -> None:
+                raise StoreError("no answer")
+
+            meanwhile(a, "push", timed_out)
+
+        meanwhile(a, "push", fail, before=False)
+        mine = [event(f"{i:04}", value="a") for i in range(PAGE + 2)]
+        assert await a.append(mine) == [event("0000", value="b"), *mine[1:]]
+        assert (await a.pending(), a._claimed) == (2, set())
+        a._redis_error = None
+        await a.exchange()
+        assert await a.pending() == 0
+        assert {one.id for one in await a.read_all("t") if one.content == {"value": "b"}} == {"0000", f"{PAGE:04}"}
         for log in (a, b):
             await log.aclose()
 
