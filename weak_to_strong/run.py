@@ -244,8 +244,20 @@ def carry_out(config: Config, run: RunDirectory | None, work: Callable[[Run[Conf
             return work(Run(config, run, stack))
         except BudgetExhausted as error:
             raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
-        except OSError as error:
-            raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None
+        except Exception as error:
+            reason = of_the_disk(error)
+            if reason is None:
+                raise
+            raise RunError(f"{run.path}: {reason}; mend that and go on with --resume={run.path}") from None
+
+
+def of_the_disk(error: Exception) -> str | None:
+    """What a failed read or write says in one line, by the system, safetensors or torch; None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    lines = str(error).strip().splitlines()
+    known = type(error).__name__ == "SafetensorError" or (lines and ("PytorchStreamWriter" in lines[0] or "inline_container" in lines[0]))
+    return lines[0] if known and lines else None
 
 
 def sister_body(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import ExitStack
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
+from exchange.command import RunError
 from exchange.settings import SettingError, load, parse_flags, parse_known
 from student_clients.ledger import StudentStats
 from teacher.run_directory import RunDirectory, asked_for, command_parser
+from teacher.train import StopSignal
 from weak_to_strong.agreement import Pool
-from weak_to_strong.run import Run
+from weak_to_strong.run import Run, carry_out, of_the_disk
 from weak_to_strong.two_stage import main
 from weak_to_strong.two_stage_config import TwoStageConfig, resolve
 
@@ -151,6 +155,26 @@ def test_a_client_that_cannot_be_closed_leaves_no_other_open() -> None:
         with pytest.raises(RuntimeError, match="b hangs"):
             run.release()
         assert sorted(closed) == ["a", "b", "c"] and not run._clients
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:861] . PytorchStreamWriter failed writing file data/7: file write failed\nframe 0"
+        ),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(run: Run[Any]) -> dict[str, Any]:
+        raise error
+
+    with pytest.raises(RunError, match=r"mend that and go on with --resume=") as found, StopSignal() as stop:
+        carry_out(TwoStageConfig(), None, work, stop)
+    assert "\n" not in str(found.value) and str(error.args[-1])[:20] in str(found.value)
+    assert of_the_disk(RuntimeError("shapes differ")) is None
 
 
 def test_a_whole_run_and_one_that_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_model_at_a_time: set[str]) -> None:
