@@ -293,12 +293,14 @@ def make_student(
     *,
     section: str = "",
     cache: Callable[[], Store] | None = None,
+    shared: bool = False,
 ) -> CountingStudent:
     """The configured student in its wrappers, not yet connected or loaded (`check` does that).
 
     `account` opens the store that a run's spending is booked in; it is called when the first request is paid for. Both None = nothing is
     booked. `section` is where student and budget stand in the config, with a dot behind, for what is said of them. `cache` opens the
-    answer cache, where it is on; None = the one that the settings name.
+    answer cache, where it is on; None = the one that the settings name. `shared`: other processes book in the account at the same time, so
+    that what is held there may still be given back, for as long as a request may take.
 
     Raises SettingError, also where the student costs money and nobody said how much.
     """
@@ -306,8 +308,9 @@ def make_student(
     student = REGISTRY[config.kind](config)
     if price is not None and budget is not None and account is not None:
         student = BudgetedStudent(
-            student, price, account, limit_usd=budget.usd, setting=f"{section}budget.usd", extra_body=config.extra_body
-        )
+            student, price, account, limit_usd=budget.usd, setting=f"{section}budget.usd", extra_body=config.extra_body,
+            others_s=config.timeout_s if shared else 0.0,
+        )  # fmt: skip
     if config.kind in ("openai", "vllm"):
         student = PacedStudent(student, config.pacing)
     if config.cache.enabled and config.kind != "replay":

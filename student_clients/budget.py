@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ NANO = 1_000_000_000
 MOST_USD = 1_000_000
 WARN_AT = (0.5, 0.8)
 POLL_S = 0.05
+POLL_OTHERS_S = 1.0
 ACCOUNT = "student"
 UNBILLED = (
     errors.StudentNotConnected,
@@ -125,7 +127,7 @@ def price_of(student: StudentConfig, budget: BudgetConfig) -> Price | None:
         return price
     if price is not None or budget.unlimited or (own_server(student) and budget.usd is None):
         return None
-    if student.kind in ("embedded", "replay"):
+    if student.kind in ("embedded", "replay") or student.vllm.launch:
         return None  # there is nothing that could be billed
     raise SettingError(
         f"budget.prices: no price is known for {student.model!r}; set "
@@ -146,9 +148,11 @@ class BudgetedStudent(StudentWrapper):
         limit_usd: float | None,
         setting: str = "budget.usd",
         extra_body: Mapping[str, Any] | None = None,
+        others_s: float = 0.0,
     ) -> None:
         """`account` opens the store that is booked in, at the first request. `limit_usd` None = book without a limit. `extra_body` is
-        what the client adds to every request: its tokens are paid for too. `setting` is what the limit is called."""
+        what the client adds to every request: its tokens are paid for too. `setting` is what the limit is called. `others_s`: other
+        processes book in the account, and what they hold is waited for until nothing in it has changed for so many seconds."""
         super().__init__(client)
         self._extra_tokens = len(json.dumps(dict(extra_body))) if extra_body else 0
         self.price = price
@@ -156,6 +160,7 @@ class BudgetedStudent(StudentWrapper):
         self._opened: Store | None = None
         self.limit_usd = limit_usd
         self.setting = setting
+        self.others_s = others_s
         self._lock = threading.Lock()
         self._in_flight = 0
         self._warned = 0.0
@@ -241,8 +246,10 @@ class BudgetedStudent(StudentWrapper):
         return completion, self.price.nano(completion.prompt_tokens, completion.completion_tokens, completion.cached_prompt_tokens)
 
     async def _reserve(self, amount: int) -> None:
-        """Set `amount` aside. Waits while requests of our own that are in flight may still give some back; raises BudgetExhausted."""
+        """Set `amount` aside. Waits while requests in flight, our own or those of other processes, may still give some back; raises
+        BudgetExhausted."""
         limit = None if self.limit_usd is None else math.floor(self.limit_usd * NANO)
+        seen, since, pause = (-1, -1), time.monotonic(), POLL_S
         while True:
             with self._lock:
                 self._in_flight += 1
@@ -255,13 +262,18 @@ class BudgetedStudent(StudentWrapper):
                 others = self._in_flight
             totals = await self.store.totals(ACCOUNT)
             spent, held = totals.get("spent", 0), totals.get("held", 0)
-            if not others or limit is None or spent + amount > limit:
+            if (spent, held) != seen:
+                seen, since = (spent, held), time.monotonic()
+            waited_for = others or (held and time.monotonic() - since < self.others_s)
+            if not waited_for or limit is None or spent + amount > limit:
                 raise BudgetExhausted(
                     f"{self.setting}={self.limit_usd:g}: {spent / NANO:.4f} dollars are spent, {held / NANO:.4f} held for requests of "
                     f"unknown outcome, and the next could cost {amount / NANO:.4f}; give more with --{self.setting}, what was answered is "
                     "kept"
                 )
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause)
+            if not others:  # the account lies elsewhere, and whoever waits asks it
+                pause = min(2 * pause, POLL_OTHERS_S)
 
     async def _book(self, changes: dict[str, int], *, limit: int | None = None) -> dict[str, int] | None:
         try:

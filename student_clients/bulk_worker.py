@@ -59,7 +59,8 @@ class Worker:
     async def _all(self, batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if self._student is None and self._ended is None:
             try:
-                student = make_student(self._config, self._budget, self._stores.get("account"), cache=self._stores.get("cache"))
+                account, cache = self._stores.get("account"), self._stores.get("cache")
+                student = make_student(self._config, self._budget, account, cache=cache, shared=True)
                 await student.check()
                 self._student = student
             except (SettingError, RunError, StudentError) as error:

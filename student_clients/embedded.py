@@ -178,7 +178,10 @@ def model_folder(model: str) -> Path | None:
         return Path(model)
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json")
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except ValueError:  # neither a folder nor what a Hub id can look like
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 

@@ -165,7 +165,13 @@ class Validator:
     def prune(self, checkpoint_step: int) -> None:
         """Drop kept weights that no resume can need: all but the best up to the last whole checkpoint, and later ones."""
         best = self.best()
-        upto = [line for line in self.run.lines("validation.jsonl") if line["step"] <= checkpoint_step and not line.get("parted")]
+        upto = [
+            line
+            for line in self.run.lines("validation.jsonl")
+            if line["step"] <= checkpoint_step
+            and not line.get("parted")
+            and (self.run.checkpoints / f"best-{line['step']}" / COMPLETE).exists()  # of equal values an older one alone may have been kept
+        ]
         needed = {best[1]} if best else set()
         if upto:
             needed.add(max(upto, key=lambda line: (line["value"], line["step"]))["step"])

@@ -27,7 +27,7 @@ from exchange.records import Example
 from exchange.settings import SettingError, Settings, parse_known
 from lab.weights_folder import resolve_model
 from student_clients import BudgetConfig, CountingStudent, StudentConfig, VLLMConfig, VLLMLaunch, make_student
-from student_clients.budget import BudgetExhausted
+from student_clients.budget import BudgetExhausted, price_of
 from student_clients.bulk import RayConfig, check_ray, in_bulk
 from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
@@ -36,6 +36,9 @@ from teacher.parts import cannot_start
 from teacher.run_directory import RunDirectory, asked_for, command_parser, write_json
 from teacher.train import StopSignal
 from weak_to_strong.cost import Cost
+
+SETTING = {"raw": "strong", "judge": "key.judge"}
+"""Where a role that is called otherwise stands in the settings."""
 
 
 class MeasureConfig(Settings):
@@ -122,6 +125,10 @@ class SisterConfig(Settings):
     def algorithm(self) -> str:
         """The method's name, part of the run directory's name and of summary.json."""
 
+    def students(self) -> tuple[StudentConfig, ...]:
+        """Every model that the run asks, as far as the settings name it."""
+        return (self.strong.client(),)
+
     @classmethod
     def may_change(cls, run: Path | None) -> tuple[str, ...]:
         """Settings of which a resumed run may have others, because they change nothing of what stands in its directory."""
@@ -165,17 +172,18 @@ class Run(Generic[Config]):
             try:
                 asyncio.run(student.check())
             except StudentError as error:
-                raise cannot_start(error, role) from None
+                raise cannot_start(error, SETTING.get(role, role)) from None
         return self._clients[role]
 
     def release(self, *roles: str) -> None:
         """Close the clients of these roles, of all where none is named: a model that is asked no more frees its memory for the next one and
         for training."""
-        for role in roles or tuple(self._clients):
-            if role in self._clients:
-                student = self._clients.pop(role)
-                self._counted.setdefault(role, Counter()).update(student.stats.as_dict())
-                asyncio.run(student.aclose())
+        with ExitStack() as closing:  # one that cannot be closed leaves none of the others open
+            for role in roles or tuple(self._clients):
+                if role in self._clients:
+                    student = self._clients.pop(role)
+                    self._counted.setdefault(role, Counter()).update(student.stats.as_dict())
+                    closing.callback(asyncio.run, student.aclose())
 
     def done(self, name: str) -> bool:
         """Whether a phase stands on disk."""
@@ -236,8 +244,20 @@ def carry_out(config: Config, run: RunDirectory | None, work: Callable[[Run[Conf
             return work(Run(config, run, stack))
         except BudgetExhausted as error:
             raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
-        except OSError as error:
-            raise RunError(f"{run.path}: {error.strerror or error}; mend that and go on with --resume={run.path}") from None
+        except Exception as error:
+            reason = of_the_disk(error)
+            if reason is None:
+                raise
+            raise RunError(f"{run.path}: {reason}; mend that and go on with --resume={run.path}") from None
+
+
+def of_the_disk(error: Exception) -> str | None:
+    """What a failed read or write says in one line, by the system, safetensors or torch; None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    lines = str(error).strip().splitlines()
+    known = type(error).__name__ == "SafetensorError" or (lines and ("PytorchStreamWriter" in lines[0] or "inline_container" in lines[0]))
+    return lines[0] if known and lines else None
 
 
 def sister_body(
@@ -254,7 +274,7 @@ def sister_body(
     them resolved, `plan` says for --dry-run what the run would ask, `work` does it and ends with `Run.finish`."""
     args, rest = parse_known(command_parser(program, about, config_class), argv)
     config, run = asked_for(args, rest, config_class, check, config_class.may_change)
-    check_ray(config.ray)
+    check_ray(config.ray, *config.students())
     if args.dry_run:
         import yaml
 
@@ -262,6 +282,8 @@ def sister_body(
         return 0
     if run is not None and run.finished:
         raise SettingError(f"{run.path}: this run is finished")
+    for student in config.students():
+        price_of(student, config.budget)
     with StopSignal() as stop:
         try:
             carry_out(config, run, work, stop)

@@ -59,6 +59,9 @@ class TwoStageConfig(SisterConfig):
         made = run is None or (run / "phases" / "pairs.json").exists()
         return super().may_change(run) + (() if made else pairs)
 
+    def students(self) -> tuple[StudentConfig, ...]:
+        return (*super().students(), self.weak, *([self.key.judge] if self.key.judge is not None else []))
+
 
 def resolve(config: TwoStageConfig) -> TwoStageConfig:
     """The config with every preset filled in. Raises SettingError for whatever the run would stumble over; nothing is asked or written."""

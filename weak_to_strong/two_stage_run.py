@@ -64,8 +64,9 @@ class TwoStage:
 
     def __call__(self) -> dict[str, Any]:
         run, config = self.run, self.config
-        if not run.done("icl"):  # a student that cannot be loaded is found out before the weak model is paid for
+        if not run.done("weak"):  # a student that cannot be loaded is found out before the weak model is paid for
             run.client("raw", config.strong.client())
+            run.release("raw")
         self.weak = self._answered("weak", self._ask_weak)
         rounds, stage_one = self._rounds()
         models: dict[str, Path] = {"stage_one": stage_one}
@@ -268,6 +269,7 @@ class TwoStage:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert config.preference is not None
         preference = config.preference
+        run.release()  # a judge of the pairs
         learnt = run.once(
             "stage_two",
             lambda: prefer(

@@ -63,6 +63,9 @@ class W2SRConfig(SisterConfig):
     def algorithm(self) -> str:
         return "w2sr" if self.variant == "all" else f"w2sr-{self.variant[0]}"
 
+    def students(self) -> tuple[StudentConfig, ...]:
+        return (*super().students(), self.weak)
+
 
 def resolve(config: W2SRConfig) -> W2SRConfig:
     """The config with every preset filled in. Raises SettingError for whatever the run would stumble over; nothing is asked or written."""

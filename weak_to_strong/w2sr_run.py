@@ -76,6 +76,7 @@ class W2SR:
         run, config = self.run, self.config
         if not run.done("traces"):  # a student that cannot be loaded is found out before the weak one is paid for
             run.client("raw", config.strong.client())
+            run.release("raw")
         held = run.once("traces", self._traces)
         run.release()
         run.say(

@@ -5,6 +5,7 @@ import datetime
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from exchange.records import Completion, Message
 from exchange.settings import SettingError
 from store import Store, open_store
 from student_clients import StudentConfig, errors
+from student_clients import budget as module
 from student_clients.budget import ACCOUNT, NANO, BudgetConfig, BudgetedStudent, BudgetExhausted, Price, price_of
 from student_clients.ledger import Ledger
 from student_clients.pacing import PacedStudent, PacingConfig
@@ -189,6 +191,32 @@ def test_warnings_at_half_and_four_fifths(caplog: pytest.LogCaptureFixture) -> N
     assert [record.getMessage()[:2] for record in caplog.records] == ["51", "83"]
 
 
+def test_what_another_process_holds_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.001)
+    monkeypatch.setattr(module, "POLL_OTHERS_S", 0.01)
+    store = open_store("memory:")
+    here, there = (BudgetedStudent(Meter((1, 5), 0.01), PRICE, lambda: store, limit_usd=4.5 * DEAREST / NANO, others_s=60) for _ in "ab")
+
+    async def body() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for student in (here, there):  # the first four hold all that there is
+                for _ in range(20):
+                    tasks.create_task(student.complete(ASK, PARAMS))
+
+    asyncio.run(body())
+    assert totals(store) == {"held": 0, "spent": 40 * (1 + 50) * 1000}
+
+
+def test_what_nobody_gives_back_is_waited_for_no_longer_than_a_request_takes() -> None:
+    store = open_store("memory:")
+    asyncio.run(store.add(ACCOUNT, {"held": 4 * DEAREST}))
+    student = BudgetedStudent(Meter(), PRICE, lambda: store, limit_usd=4.5 * DEAREST / NANO, others_s=0.2)
+    began = time.monotonic()
+    with pytest.raises(BudgetExhausted, match=r"0\.0000 dollars are spent"):
+        asyncio.run(student.complete(ASK, PARAMS))
+    assert time.monotonic() - began >= 0.2
+
+
 PROCESS = """
 import asyncio, json, sys
 from store import open_store
@@ -274,3 +302,4 @@ def test_what_could_cost_money_does_not_start_unpriced() -> None:
     with pytest.raises(SettingError, match=r"budget\.usd: m costs money"):
         price_of(student(), budget(**KNOWN))
     assert price_of(student(), budget(unlimited=True)) is None
+    assert price_of(student(kind="vllm", vllm={"launch": True}), budget(usd=5)) is None  # a child of our own sends no bill

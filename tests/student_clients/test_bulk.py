@@ -77,6 +77,30 @@ def test_what_ends_a_worker_is_an_answer_to_all_that_is_left(free_port: int) -> 
     assert found["number"] == [0, 1] and json.loads(found["took"][0])["calls"] == 0 and found["took"][1] == "{}"
 
 
+def test_a_worker_waits_for_what_the_others_hold(tmp_path: Path) -> None:
+    """Nothing in flight here, all of the budget held by another worker, who gives it back."""
+    line = {"messages": [{"role": "user", "content": "2 plus 3?"}], "completion": {"text": "5", "prompt_tokens": 1, "completion_tokens": 1}}
+    (tmp_path / "recorded.jsonl").write_text(json.dumps(line) + "\n")
+    budget = {"usd": 0.0002, "prices": {"m": {"input": 1, "output": 4, "as_of": "2026-11-20"}}}
+    waiting = worker(kind="replay", replay=str(tmp_path / "recorded.jsonl"), model="m")
+    waiting._budget = BudgetConfig.model_validate(budget)
+    store = open_store("memory:")
+    waiting._stores = {"account": lambda: store}  # type: ignore[dict-item,return-value]
+    asyncio.run(store.add("student", {"held": 200_000}))
+    totals = store.totals
+    looks = []
+
+    async def looked_at(account: str) -> dict[str, int]:
+        looks.append(await totals(account))
+        if len(looks) == 2:
+            await store.add("student", {"held": -200_000})
+        return looks[-1]
+
+    store.totals = looked_at  # type: ignore[method-assign]
+    (answer,) = waiting(asked("2 plus 3?"))["answer"]
+    assert json.loads(answer)["completions"][0]["text"] == "5" and len(looks) == 2
+
+
 def ask(url: str, folder: Path, *, usd: float, ray: RayConfig | None, cache: str = "cache.sqlite3") -> dict[str, Any]:
     """Ask sixty questions raw in a run directory of its own; episodes, what the command counted, what the account says."""
     config = StudentConfig.model_validate(

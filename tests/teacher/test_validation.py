@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -11,7 +12,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Example, Instruction, Score
 from student_clients import ScriptedStudent
 from teacher import validation
-from teacher.run_directory import RunDirectory
+from teacher.run_directory import COMPLETE, RunDirectory
 from teacher.validation import Validator
 
 EXAMPLES = [Example(id=str(i), task="lab_alignment", split="validation", query=f"{i}?") for i in range(40)]
@@ -80,6 +81,19 @@ def test_of_equal_values_the_latest_is_the_best(validated):
     assert made.best()[1] == 20 and made.without_gain() == 1
     made.prune(20)
     assert [folder.name for folder in made.run.checkpoints.glob("best-*")] == ["best-20"]
+
+
+def test_pruning_keeps_the_best_that_has_a_folder(validated):
+    """A step that equals the best may have been validated when the older one was kept."""
+    made, validate = validated
+    validate(first=0.7, second=0.7)
+    validate(first=0.7, second=0.7)
+    shutil.rmtree(made.run.checkpoints / "best-10")
+    made.run.checkpoints.joinpath("best-0").mkdir(exist_ok=True)
+    made.run.checkpoints.joinpath("best-0", COMPLETE).touch()
+    validate(first=0.8, second=0.8)
+    made.prune(10)
+    assert {folder.name for folder in made.run.checkpoints.glob("best-*")} == {"best-0", "best-20"}
 
 
 def test_they_part_where_one_gains_and_the_other_surely_loses(validated):

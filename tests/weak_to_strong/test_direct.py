@@ -15,6 +15,7 @@ SMALL = ["--task.train_size=40", "--task.validation_size=10", "--eval.n=10"]
         (["--task.name=hh_rlhf"], "direct RL is paid by a right answer"),
         (["--ceiling.run=runs/other"], "a direct run trains its own"),
         (["--strong.model=lab:arithmetic/nobody"], "nobody"),
+        (["--ray", "--strong.vllm"], "ray: vllm.launch would start a server in each worker"),
     ],
 )
 def test_bad_settings_exit_2_with_one_line(flags, message, capsys):

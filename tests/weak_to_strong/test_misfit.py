@@ -123,6 +123,9 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for name, message in (("text.npz", "not an .npz file"), ("bare.npy", "not an .npz file"), ("none.npz", "No such file")):
         assert main(["--arrays", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
+    (tmp_path / "texts.jsonl").write_text('{"text": "a", "weak": 0}\n{"text": "b", "weak": 1}\n')
+    assert main([f"--data={tmp_path / 'texts.jsonl'}", "--model=/none/such"]) == 2
+    assert "model='/none/such': cannot be loaded" in capsys.readouterr().err
     assert main([]) == 2
     assert "--arrays" in capsys.readouterr().err
 

@@ -37,13 +37,15 @@ def _runs_of_its_own(tmp_path, monkeypatch):
         (["--ceiling", "--task.train_size=4"], "ceiling: 4 training questions are fewer than the 16 of one step's batch"),
         (["--ceiling", "--ceiling.trl={beta_typo: 1}"], "trl.beta_typo: TRL's GRPOConfig has no such field"),
         (["--strong.model=lab:arithmetic/nobody"], "lab world 'arithmetic' has no model 'nobody'"),
+        (["--weak.base_url=https://api.example.com/v1", "--weak.model=m"], "budget.prices: no price is known for 'm'"),
         (["--resume"], "--resume: no unfinished run with these settings"),
     ],
 )
-def test_a_bad_setting_is_one_line_and_exit_2(flags, said, capsys):
+def test_a_bad_setting_is_one_line_and_exit_2(flags, said, capsys, tmp_path):
     assert main([*SMALL, *flags]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") <= 3
+    assert not (tmp_path / "runs").exists(), "found out before anything is written"
 
 
 def test_a_plan_asks_nothing(capsys, tmp_path):
@@ -113,7 +115,7 @@ def test_a_run_is_broken_off_and_gone_on_with_and_its_chains_serve_another(tmp_p
     assert found["cost"]["traces"]["calls"] == 0
 
 
-def test_chains_of_a_recording(tmp_path):
+def test_chains_of_a_recording(tmp_path, one_model_at_a_time):
     """Worked solutions that somebody else wrote, replayed as the weak reasoner; one question is not in the file."""
     load_questions = TASKS["knights_knaves"].load
     lines = [
@@ -127,6 +129,7 @@ def test_chains_of_a_recording(tmp_path):
     assert main([*flags, "--task.name=knights_knaves", f"--weak.replay={file}", f"--run.dir={run}"]) == 0
     summary = json.loads((run / "summary.json").read_text())
     assert summary["traces"]["right"] == 1.0 and summary["traces"]["dropped"]["failed"] == 1 and summary["traces"]["kept"] == 39
+    assert one_model_at_a_time == {"raw", "weak", "trained"}
     assert "weak" not in summary["eval"]["arms"]  # the recording answers none of the test questions
 
 
