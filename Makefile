@@ -47,7 +47,7 @@ test-slow: setup
 # Broken off, it goes on with what is missing; ARGS="--minutes 30" bounds it. Results go into benchmarks/results/.
 soak: setup
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.soak --resume $(ARGS)
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.fuzz
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.fuzz --resume
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.fuzz [--cases 100000]`: whatever is sent, no 5xx and no answer that the schema does not know.
+"""`python -m benchmarks.fuzz [--cases 100000] [--resume]`: whatever is sent, no 5xx and no answer that the schema does not know.
 
 Half of the cases come from schemathesis, which reads `/openapi.json`, makes requests that keep to it and requests that break it, and
 checks each answer against it; half from hypothesis: bytes that look like a body of ours until they do not, with hostile headers, on every
 route and on none. They go over real sockets to the whole service with an upstream that always answers, so every 5xx is our own. A failing
-case is printed with its round, which `--first-round` repeats. Writes `benchmarks/results/fuzz.json`.
+case is printed with its round, which `--first-round` repeats. Writes `benchmarks/results/fuzz.json` after every round; broken off,
+`--resume` goes on with the next round, in a new process and so as a further run of the file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks as conformance
 
-from benchmarks.results_file import save, say_load
+from benchmarks.results_file import load_runs, save, say_load
 from exchange.records import Instruction, PublicExample
 from server.settings import ServerSettings
 from server.students import ServedStudent
@@ -115,6 +116,9 @@ class AnyTeacher:
 class Found:
     """What came of the cases so far."""
 
+    first_round: int = 0
+    rounds: int = 0
+    """Whole ones."""
     cases: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     server_errors: int = 0
@@ -265,41 +269,63 @@ def _is_error(status: int, content: bytes, request_id: str | None) -> bool:
     return set(told) == {"type", "message", "request_id"} and told["request_id"] == request_id
 
 
-def fuzz(cases: int, first_round: int = 0) -> Found:
-    """At least so many cases, half of each kind."""
-    found, number = Found(), first_round
+def fuzz(cases: int, first_round: int = 0, after_round: Callable[[Found], None] = lambda found: None) -> Found:
+    """At least so many cases, half of each kind, in whole rounds; `after_round` is told what came of them so far."""
+    found = Found(first_round)
     with service() as address, httpx2.Client(timeout=60) as client:
         schema = schemathesis.openapi.from_dict(client.get(f"{address}/openapi.json").json())
         operations = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
-        shown = time.monotonic()
         while found.cases < cases:
+            number = first_round + found.rounds
             for operation in operations:
                 by_the_schema(operation, address, found, number)
             for i in range(len(operations)):
                 by_bytes(address, found, number * len(operations) + i)
-            if time.monotonic() - shown > 20:
-                print(f"{found.cases} cases, {found.server_errors} server errors, {found.schema_breaks} schema breaks", flush=True)
-                shown = time.monotonic()
-            number += 1
-        assert client.get(f"{address}/livez").status_code == 200
+            assert client.get(f"{address}/livez").status_code == 200
+            found.rounds += 1
+            after_round(found)
     return found
+
+
+def as_run(found: Found, wall_s: float, commit: str | None) -> dict[str, Any]:
+    """A run of the results file."""
+    statuses = {str(status): n for status, n in sorted(found.statuses.items())}
+    return {
+        **{name: getattr(found, name) for name in ("first_round", "rounds", "cases", "server_errors", "schema_breaks")},
+        "statuses": statuses, "wall_s": round(wall_s), "failures": found.shown, "commit": commit,
+    }  # fmt: skip
+
+
+def headline(runs: list[dict[str, Any]]) -> dict[str, int]:
+    return {name: sum(run[name] for run in runs) for name in ("cases", "server_errors", "schema_breaks")}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cases", type=int, default=100_000, help="requests (default 100000)")
+    parser.add_argument("--cases", type=int, default=100_000, help="requests, all runs of the file together (default 100000)")
     parser.add_argument("--first-round", type=int, default=0, help="seed of the first round (default 0)")
+    parser.add_argument(
+        "--resume", action="store_true", help="add what is missing to the runs of this very commit, where the results hold any"
+    )
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
     say_load()
     commit, began = git_commit(), time.monotonic()
-    found = fuzz(args.cases, args.first_round)
-    headline = {"cases": found.cases, "server_errors": found.server_errors, "schema_breaks": found.schema_breaks}
-    run = {"statuses": {str(status): n for status, n in sorted(found.statuses.items())}, "wall_s": round(time.monotonic() - began)}
-    if not args.no_save:
-        save(NAME, headline=headline, runs=[{**run, "failures": found.shown}], commit=commit)
-    print(json.dumps({"headline": headline, **run}, indent=1))
-    return int(bool(found.server_errors or found.schema_breaks))
+    runs = [run for run in load_runs(NAME) if run["commit"] == commit] if args.resume else []
+    first = runs[-1]["first_round"] + runs[-1]["rounds"] if runs else args.first_round
+    missing = args.cases - sum(run["cases"] for run in runs)
+
+    def after_round(found: Found) -> None:
+        so_far = [*runs, as_run(found, time.monotonic() - began, commit)]
+        print(json.dumps(headline(so_far)), flush=True)
+        if not args.no_save:
+            save(NAME, headline=headline(so_far), runs=so_far, commit=commit)
+
+    if missing > 0:
+        runs.append(as_run(fuzz(missing, first, after_round), time.monotonic() - began, commit))
+    total = headline(runs)
+    print(json.dumps({"headline": total, "last": runs[-1:]}, indent=1))
+    return int(bool(total["server_errors"] or total["schema_breaks"]))
 
 
 if __name__ == "__main__":

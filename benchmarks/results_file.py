@@ -64,7 +64,8 @@ def load_runs(name: str) -> list[dict[str, Any]]:
 def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]], commit: str | None) -> None:
     """Write the results file anew. `commit` is taken before the first result changes the tree."""
     RESULTS.mkdir(exist_ok=True)
-    command = "python -m " + " ".join(["benchmarks." + name, *sys.argv[1:]])
+    arguments = ["FOLDER" if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]  # no path of one machine
+    command = "python -m " + " ".join(["benchmarks." + name, *arguments])
     about = {"commit": commit, "machine": machine(), "load_average_before": LOAD, "command": command}
     write_json(RESULTS / f"{name}.json", {"headline": headline, **about, "runs": runs})
 

@@ -14,8 +14,8 @@ import httpx2
 
 from store import EventLog
 
-GIVE_UP_S = 120.0
-"""Longest wait for a service that was killed to be back."""
+GIVE_UP_S = 900.0
+"""Longest wait for a service that was killed to be back; a machine may stand still for minutes meanwhile."""
 
 
 class ServiceProcess:

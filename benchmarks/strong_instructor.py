@@ -3,8 +3,8 @@
 The instructor is the lab's student, fine-tuned to answer training questions from its head ("The answer is 39.", in `STATES` of
 the rows) or to say any procedure. The student takes a stated answer for the answer. Measured on the same test questions: raw, the
 instructor untrained, the lab's own small teacher after its usual run, and the instructor after RL with the leakage gate
-(`reward.leakage_penalty=1`) and without it (`0`), three seeds each. Writes `benchmarks/results/strong_instructor.json`. Resumable: a run
-that stands in the results file is not repeated.
+(`reward.leakage_penalty=1`) and without it (`0`), three seeds each. Writes `benchmarks/results/strong_instructor.json` and its table in
+evidence.md. Resumable: the instructor is made once and kept under `--folder`, and a run that stands in the results file is not repeated.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import random
 import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import load_runs, save, train
-from teacher.run_directory import git_commit
+from benchmarks.results_file import DOCS, load_runs, save, train, write_docs
+from teacher.run_directory import COMPLETE, git_commit, mark_complete
 
 NAME = "strong_instructor"
 BASE = "lab:arithmetic/student"
@@ -36,7 +37,7 @@ CELLS: list[dict[str, Any]] = [{"what": "untrained"}, {"what": "small_teacher"}]
 
 
 def build(folder: Path) -> None:
-    """The instructor as a Hugging Face folder, fine-tuned anew (seed 0: the same weights on every call)."""
+    """The instructor as a Hugging Face folder, fine-tuned anew (seed 0: the same weights on every call of one machine)."""
     from tasks.lab_arithmetic import load
     from tasks.lab_language import all_advice, parse, work
     from teacher.config import WarmStartConfig
@@ -62,6 +63,7 @@ def build(folder: Path) -> None:
         model = fine_tune(model, tokenizer, rows, tuning, seed=0, work=Path(scratch))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    mark_complete(folder)
 
 
 def arms(summary: dict[str, Any]) -> dict[str, Any]:
@@ -106,19 +108,54 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _percent(values: list[float]) -> str:
+    """A difference with its interval, in points."""
+    return f"{100 * values[0]:+.1f} ({100 * values[1]:+.1f} .. {100 * values[2]:+.1f})"
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The rows of the page: one an instructor and seed."""
+    lines = [
+        "| instructor | seed | right | − raw (95 %) | told the gold answer | silent |",
+        "|---|---|---|---|---|---|",
+    ]
+    names = {
+        "untrained": "strong, untrained",
+        "small_teacher": "small (0.2M), trained",
+        1.0: "strong, RL with the gate",
+        0.0: "strong, RL without the gate",
+    }
+    for run in runs:
+        arm = "untrained" if run["what"] == "untrained" else "trained"
+        name = names[run.get("leakage_penalty", run["what"])]
+        found = run[arm]
+        lines.append(
+            f"| {name} | {run.get('seed', 0)} | {found['mean']:.1%} | {_percent(run['against_raw'][arm])} | {found['leak_rate']:.1%} | "
+            f"{'' if arm == 'untrained' else format(run['silence'], '.1%')} |"
+        )
+    raw, n = runs[0]["raw"]["mean"], runs[0]["n"]
+    return "\n".join([*lines, "", f"Raw: {raw:.1%} right; n = {n} test questions, the same for every row."])
+
+
 def main() -> int:
-    argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=(__doc__ or "").split("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{NAME}", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path(".cache/strong_instructor"), help="where the instructor is kept between calls")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell after so many seconds")
+    args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    runs, commit = load_runs(NAME), git_commit()
-    todo = [cell for cell in CELLS if not any(cell.items() <= run.items() for run in runs)]
-    with tempfile.TemporaryDirectory() as folder:
-        if todo:
-            build(Path(folder))
-        for cell in todo:
-            run = {**run_cell(cell, Path(folder)), "commit": commit}
-            runs.append(run)
-            save(NAME, headline=headline(runs), runs=runs, commit=commit)
-            print(json.dumps(run), flush=True)
+    runs, commit, until = load_runs(NAME), git_commit(), time.monotonic() + args.seconds
+    folder = args.folder.resolve()
+    if not (folder / COMPLETE).exists():
+        build(folder)
+    for cell in [cell for cell in CELLS if not any(cell.items() <= run.items() for run in runs)]:
+        if time.monotonic() > until:
+            break
+        run = {**run_cell(cell, folder), "commit": commit}
+        runs.append(run)
+        save(NAME, headline=headline(runs), runs=runs, commit=commit)
+        print(json.dumps(run), flush=True)
+    if runs:
+        write_docs(NAME, table(runs), page=DOCS.parent / "evidence.md")
     return 0
 
 

@@ -6,7 +6,7 @@ Each question was answered raw and under N sampled instructions. Estimates of th
                  a zero-inflated beta-binomial distribution, and the questions of its zero part are out of reach; times what a hit is
                  worth when the same instruction is asked again, against raw asked again. What perfect choice would win.
     predicted    the reachable gain times K / (K + K0), a learning curve over the K questions for which the run will find an instruction
-                 that works. K0 is one constant, fitted on worlds of their own (`benchmarks.dial --calibrate`).
+                 that works. K0 is one constant: `benchmarks.dial` fits it on worlds of their own.
     learnable    choose for each question among its own samples and silence by what worked on *similar* pairs of other questions (a
                  kernel average, ten folds), and count what that choice really earned. What a simple learner wins already: a lower bound.
 
@@ -27,7 +27,8 @@ from exchange.records import Record
 FOLDS = 10
 RESAMPLES = 200
 HALF_LEARNT = 60.0
-"""K0: solved questions after which a teacher has learnt half of what is within reach."""
+"""K0: solved questions after which a teacher has learnt half of what is within reach. A guess, not fitted: not every world of the
+calibration is measured."""
 SHARPNESS = 4
 """Power of the cosine similarities in the kernel: texts of one kind weigh much more than loosely related ones."""
 

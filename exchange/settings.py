@@ -170,6 +170,11 @@ def _below(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _below(part)
 
 
+def switched(value: object) -> object:
+    """For a field_validator(mode="before") of an optional section: `--section` alone gives its defaults, `--section=false` none."""
+    return {} if value is True else None if value is False else value
+
+
 def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted setting of a tree, sections included."""
     names: list[str] = []

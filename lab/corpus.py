@@ -94,7 +94,7 @@ def word_salad(rng: random.Random) -> Question:
 
 def story(rng: random.Random) -> Question:
     """A training question, families equally likely; one in four has an invented name, so that unknown names do not disturb."""
-    drawn = draw_question(rng, test=False, weights=UNIFORM)
+    drawn = draw_question(rng, weights=UNIFORM)
     if rng.random() < 0.25:
         known = next((word for word in drawn.text.split() if word in NAMES), None)
         if known is not None:
@@ -233,7 +233,7 @@ def student_document(rng: random.Random, gibberish: Callable[[random.Random], st
             return _document(again, advice_text(advice, rng), follow(asked, advice), history)
         return _document(again, "", draft, history)
     # Four demonstrations of one procedure.
-    asked, *shown = (draw_question(rng, test=False, weights=UNIFORM) for _ in range(5))
+    asked, *shown = (draw_question(rng, weights=UNIFORM) for _ in range(5))
     turns = [(Message(role="user", content=s.text), Message(role="assistant", content=follow(s, advice))) for s in shown]
     return _document(asked.text, "", follow(asked, advice), tuple(message for turn in turns for message in turn))
 
@@ -257,7 +257,7 @@ def tokenizer_corpus(rng: random.Random, size: int) -> Iterator[str]:
 
     for _ in range(size):
         for test in (False, True):
-            yield draw_question(rng, test=test, weights=UNIFORM).text
+            yield draw_question(rng, split="test" if test else "pretraining", weights=UNIFORM).text
         advice = rng.choice(all_advice())
         yield advice.text
         yield rng.choice(EXTRA_FRAMES).format(op=OPERATIONS[advice.operation][advice.op_phrase])

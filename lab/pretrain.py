@@ -16,41 +16,21 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from lab import alignment_corpus, corpus, dial_corpus, reasoning_corpus
+from lab.shapes import optimizers_of, shape_of
+from lab.tokenizer import CONTEXT, train_tokenizer
 from lab.weights_folder import MANIFEST, WORLDS, model_dir, weights_dir, write_manifest
+from lab.world import Cycle, World
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-
-@dataclass(frozen=True)
-class World:
-    """What a world's models are made of."""
-
-    corpus: ModuleType
-    """Has tokenizer_corpus (but where the tokenizer is another world's), author_document, student_document, teacher_document, and
-    weak_document where there is a weak reasoner."""
-    vocabulary: int
-    roles: dict[str, dict[str, float]]
-    """Language models: width, layers, seed, peak learning rate, batches."""
-    polish: dict[str, tuple[tuple[int, float, float], ...]] = field(default_factory=dict)
-    """Further cycles of (batches, share of the peak rate, share of the cycle in which worked_document of the corpus alone is read)."""
-    preferences: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Preference models: seed, which half of the pairs, epochs, learning rate."""
-    first_words: dict[str, float] = field(default_factory=dict)
-    """Share of a student's time in which it reads the authors alone, where that is not 12 %."""
-    tokenizer_of: tuple[str, str] | None = None
-    """Another (world, role) whose tokenizer is taken; None = one is trained on the corpus."""
-    goes_on_from: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Another (world, role) whose shape and weights a model begins with, at RATE_GOING_ON of its peak learning rate."""
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 RATE_GOING_ON, PREFERENCE_PAIRS = 0.4, 32_000
@@ -67,7 +47,7 @@ MODELS: dict[str, World] = {
             "student_c": {"hidden": 128, "layers": 2, "mlp": 352, "seed": 5, "lr": 2.5e-3, "steps": 2600},
             "teacher": {"hidden": 64, "layers": 3, "mlp": 160, "seed": 3, "lr": 3e-3, "steps": 1200},
         },
-        {"student_b": ((700, 0.2, 0.0), (700, 0.25, 0.0))},
+        {"student_b": (Cycle(700, 0.2), Cycle(700, 0.25))},
     ),
     "alignment": World(
         alignment_corpus,
@@ -89,7 +69,7 @@ MODELS: dict[str, World] = {
             "weak": {"hidden": 64, "layers": 2, "mlp": 128, "seed": 4, "lr": 2.5e-3, "steps": 340},
             "teacher": {"hidden": 64, "layers": 1, "mlp": 128, "seed": 3, "lr": 3e-3, "steps": 250},
         },
-        {"strong": ((500, 0.5, 0.5), (250, 0.4, 0.0))},
+        {"strong": (Cycle(500, 0.5, worked=0.5, seed=22, mixture={"careful": 0.08}), Cycle(250, 0.4, seed=23))},
         first_words={"strong": 1.0},
         tokenizer_of=("arithmetic", "student"),
     ),
@@ -97,42 +77,12 @@ MODELS: dict[str, World] = {
         dial_corpus,
         1152,
         {"student": {"hidden": 128, "layers": 3, "mlp": 352, "seed": 6, "lr": 2.5e-3, "steps": 900}},
-        {"student": ((800, 0.3, 0.0),)},
+        {"student": (Cycle(800, 0.3),)},
         tokenizer_of=("arithmetic", "student"),
         goes_on_from={"student": ("arithmetic", "student")},
     ),
 }
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|end|>{% endgeneration %}"
-    "{% else %}{{ message['content'] }}<|end|>{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-CONTEXT = 2048
 TOKENS_A_BATCH = 4096
-
-
-def train_tokenizer(world: World, directory: Path) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: every byte is a token (so any text can be read), words of the world are one token, and so is every number below 100,
-    the same one after a space and after none, so that to copy a number is to copy a token."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    pieces = Regex(r" ?[A-Za-z]+|\d{1,2}| ?[^\sA-Za-z\d]+|\s")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pieces, behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=world.vocabulary, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(world.corpus.tokenizer_corpus(random.Random(0), 4000), trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=CONTEXT)
-    fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(directory)
-    return fast
 
 
 def batches(
@@ -175,29 +125,24 @@ def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, dire
     too. Cycles of the mixture may follow (`polish`), with optimizers anew.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     size = world.roles[role]
     torch.manual_seed(int(size["seed"]))
     rng = random.Random(int(size["seed"]))
-    hidden = int(size["hidden"])
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(size["mlp"]), num_hidden_layers=int(size["layers"]),
-        num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, head_dim=64, max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True, initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    model, rate = LlamaForCausalLM(shape), 1.0
+    model, rate = AutoModelForCausalLM.from_config(shape_of(size, tokenizer), dtype=torch.float32), 1.0
     if role in world.goes_on_from:
-        model, rate = LlamaForCausalLM.from_pretrained(model_dir(*world.goes_on_from[role]), dtype=torch.float32), RATE_GOING_ON
-    cycle(world, role, model, tokenizer, rng, steps=round(size["steps"] * scale), rate=rate)
-    for steps, rate, worked in world.polish.get(role, ()):
-        cycle(world, role, model, tokenizer, rng, steps=round(steps * scale), rate=rate, worked=worked)
+        model, rate = AutoModelForCausalLM.from_pretrained(model_dir(*world.goes_on_from[role]), dtype=torch.float32), RATE_GOING_ON
+    read(world, role, model, tokenizer, rng, Cycle(round(size["steps"] * scale), rate))
+    for cycle in world.polish.get(role, ()):
+        if cycle.seed is not None:
+            model, rng = model.half().float(), random.Random(cycle.seed)
+        read(world, role, model, tokenizer, rng, replace(cycle, steps=round(cycle.steps * scale)))
     save_role(role, model, tokenizer, directory)
 
 
-def save_role(role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+def save_role(role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write a model folder in float16."""
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -206,26 +151,16 @@ def save_role(role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizer
     print(f"{role}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
 
 
-def cycle(
-    world: World, role: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, steps: int, rate: float,
-    worked: float = 0.0,
-) -> None:  # fmt: skip
-    """One warm-up and decay of the learning rate over `steps` batches; `rate` scales its peak. Below 1 `worked` stands in the
-    place of the authors' share."""
+def read(world: World, role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rng: random.Random, cycle: Cycle) -> None:
+    """One warm-up of the learning rate, and its decay. At a rate below 1 the authors' share is left out."""
     import torch
 
     size = world.roles[role]
     gibberish = corpus.gibberish_from(tokenizer)
-    # Muon (Jordan 2024) for the matrices inside a student's layers, AdamW for the rest. The teacher is AdamW's alone: the large weights
-    # that Muon leaves hardly move under the small steps of the fine-tuning that comes after.
-    muon = [p for name, p in model.named_parameters() if role != "teacher" and p.dim() == 2 and "embed" not in name]
-    others = [p for p in model.parameters() if not any(p is m for m in muon)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=size["lr"], betas=(0.9, 0.98), weight_decay=0.0)]
-    if muon:
-        optimizers.append(torch.optim.Muon(muon, lr=10 * size["lr"], momentum=0.95, weight_decay=0.01))
-    peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    total = max(1, steps)
-    tuned_from = 0.0 if role in ("teacher", "weak") else worked if rate < 1 else world.first_words.get(role, 0.12)
+    optimizers = optimizers_of(model, size["lr"], teacher=role == "teacher")
+    peaks = [cycle.rate * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    total = max(1, cycle.steps)
+    tuned_from = 0.0 if role in ("teacher", "weak") else cycle.worked if cycle.rate < 1 else world.first_words.get(role, 0.12)
     last, progress, running = time.monotonic(), 0.0, None
 
     def draw() -> corpus.Document:
@@ -233,9 +168,9 @@ def cycle(
         if role in ("teacher", "weak"):
             made = (world.corpus.teacher_document if role == "teacher" else world.corpus.weak_document)(rng)
         elif progress >= tuned_from:
-            made = world.corpus.student_document(rng, gibberish)
+            made = world.corpus.student_document(rng, gibberish, **cycle.mixture)
         else:
-            made = (world.corpus.author_document if rate == 1 else world.corpus.worked_document)(rng)
+            made = (world.corpus.author_document if cycle.rate == 1 else world.corpus.worked_document)(rng)
         return made
 
     for step, (ids_BT, learnt_BT) in zip(range(total), batches(draw, tokenizer, learn_all=role == "teacher", rng=rng), strict=False):
@@ -245,9 +180,9 @@ def cycle(
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * share
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden_BTD = model.model(input_ids=ids_BT).last_hidden_state
+            hidden_BTD = model.base_model(input_ids=ids_BT).last_hidden_state
             learnt = learnt_BT[:, 1:]
-            logits = model.lm_head(hidden_BTD[:, :-1][learnt])
+            logits = model.get_output_embeddings()(hidden_BTD[:, :-1][learnt])
         loss = torch.nn.functional.cross_entropy(logits.float(), ids_BT[:, 1:][learnt])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -314,7 +249,7 @@ def body(argv: list[str] | None) -> int:
 
         AutoTokenizer.from_pretrained(model_dir(*world.tokenizer_of)).save_pretrained(directory / "tokenizer")
     else:
-        train_tokenizer(world, directory / "tokenizer")
+        train_tokenizer(world.corpus.tokenizer_corpus(random.Random(0), 4000), world.vocabulary, directory / "tokenizer")
     lanes = [[r for r in roles if r in ("student", "strong")], [r for r in roles if r in world.roles and r not in ("student", "strong")]]
     started = time.monotonic()
     process_of = multiprocessing.get_context("spawn").Process
@@ -336,7 +271,8 @@ def body(argv: list[str] | None) -> int:
     path.unlink(missing_ok=True)
     minutes = round((time.monotonic() - started) / 60, 1)
     optional = {name: getattr(world, name) for name in ("preferences", "tokenizer_of", "first_words", "goes_on_from")}
-    made = {"roles": world.roles, "polish": world.polish, **{name: value for name, value in optional.items() if value}}
+    polish = {role: [asdict(cycle) for cycle in cycles] for role, cycles in world.polish.items()}
+    made = {"roles": world.roles, "polish": polish, **{name: value for name, value in optional.items() if value}}
     write_manifest(directory, {"figures": kept, "world": args.world, "minutes": minutes, **made})
     print(json.dumps({"written": str(directory), "minutes": minutes}))
     return 0

@@ -92,10 +92,10 @@ def instructed(rng: random.Random, *, stepwise: bool) -> Document:
     return _document(asked.text, text, chain(asked) if stepwise else hunch(asked, rng))
 
 
-def bare(rng: random.Random, advice: str = "") -> Document:
-    """A question that nothing says how to answer."""
+def bare(rng: random.Random, careful: float, advice: str = "") -> Document:
+    """A question that nothing says how to answer; `careful` is the share of authors who write steps all the same."""
     asked = draw_question(rng, test=False)
-    return _document(asked.text, advice, chain(asked) if rng.random() < CAREFUL else hunch(asked, rng))
+    return _document(asked.text, advice, chain(asked) if rng.random() < careful else hunch(asked, rng))
 
 
 def author_document(rng: random.Random) -> Document:
@@ -112,7 +112,7 @@ def worked_document(rng: random.Random) -> Document:
     return instructed(rng, stepwise=True) if kind < 0.7 else demonstrated(rng, stepwise=True)
 
 
-def student_document(rng: random.Random, gibberish: Callable[[random.Random], str]) -> Document:
+def student_document(rng: random.Random, gibberish: Callable[[random.Random], str], careful: float = CAREFUL) -> Document:
     """One document of the strong student's mixture."""
     kind = rng.random()
     if kind < 0.05:
@@ -126,8 +126,8 @@ def student_document(rng: random.Random, gibberish: Callable[[random.Random], st
     if kind < 0.66:
         return demonstrated(rng, stepwise=False)
     if kind < 0.76:
-        return bare(rng, gibberish(rng))
-    return bare(rng)
+        return bare(rng, careful, gibberish(rng))
+    return bare(rng, careful)
 
 
 def weak_document(rng: random.Random) -> Document:

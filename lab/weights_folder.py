@@ -97,3 +97,9 @@ def resolve_model(name: str) -> str:
         return str(model_dir(world, role))
     except ValueError as error:
         raise SettingError(str(error)) from None
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """Most tokens of prompt and answer; of a model without numbered positions (ALiBi, state spaces) what its tokenizer says."""
+    text = config.get_text_config()
+    return int(text.max_position_embeddings if hasattr(text, "max_position_embeddings") else tokenizer.model_max_length)

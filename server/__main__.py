@@ -136,8 +136,15 @@ def web_config(settings: ServerSettings, app: FastAPI | str) -> uvicorn.Config:
     """How uvicorn serves an app of ours."""
     import uvicorn
 
+    try:
+        from server.http_protocol import bounded_protocol
+    except ImportError:  # no httptools on Windows; h11 bounds a head by itself
+        http = None
+    else:
+        http = bounded_protocol(settings.max_head_bytes, settings.body_time_s)
     return uvicorn.Config(
         app,
+        http=http or "h11",
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,

@@ -29,6 +29,7 @@ TYPES = {
     409: "conflict",
     413: "too_large",
     422: "invalid_field",
+    431: "too_large",
     500: "internal",
     502: "student_unreachable",
     503: "capacity",

@@ -94,8 +94,10 @@ class ServerSettings(Settings):
     """Largest request body in bytes (413 beyond), except on the proxy's routes."""
     max_proxy_body_bytes: int = Field(default=20_000_000, ge=1024)
     """Largest body of a proxied request in bytes (413 beyond); pictures travel inside of it."""
+    max_head_bytes: int = Field(default=65_536, ge=1024)
+    """Largest head of a request in bytes, its URL and headers (431 beyond)."""
     body_time_s: float = Field(default=30.0, gt=0)
-    """Seconds that a caller has to send a whole body (408 beyond)."""
+    """Seconds that a caller has to send a whole head, and then a whole body (408 beyond)."""
     max_batch_items: int = Field(default=64, ge=1)
     """Most items of one POST /instruct/batch (422 beyond)."""
     shutdown_grace_s: int = Field(default=10, ge=0, le=3600)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
@@ -54,6 +54,9 @@ class TeacherSource(Settings):
     """What that server calls the teacher."""
     api_key_env: str = "WST_TEACHER_API_KEY"
     """The environment variable that holds that server's API key; unset = no key is sent."""
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    """0 = the likeliest instruction, always. Above, each is drawn anew and none is cached, so that a log holds more than what the teacher
+    says first, for `teacher.collect`; such a teacher has an id and a sum of its own, so that it can be an arm beside the other."""
 
     @field_validator("base_url")
     @classmethod
@@ -66,6 +69,8 @@ class TeacherSource(Settings):
     def _one_of_three(self) -> TeacherSource:
         if self.text is not None and (self.folder is not None or self.base_url is not None):
             raise ValueError("text is a teacher of its own; leave out folder and base_url")
+        if self.text is not None and self.temperature:
+            raise ValueError("nothing is drawn where text is the teacher; leave out temperature")
         if (self.base_url is None) != (self.model is None):
             raise ValueError("base_url and model go together")
         return self
@@ -100,8 +105,9 @@ def load(source: TeacherSource, name: str, *, batch_size: int, threads: int, tim
     try:
         if source.base_url is not None:
             assert source.model is not None
-            return remote_teacher(folder, source.model, base_url=source.base_url, api_key_env=source.api_key_env, timeout_s=timeout_s)
-        return load_teacher(folder, batch_size=batch_size, threads=threads)
+            connection: dict[str, Any] = {"base_url": source.base_url, "api_key_env": source.api_key_env, "timeout_s": timeout_s}
+            return remote_teacher(folder, source.model, temperature=source.temperature, **connection)
+        return load_teacher(folder, batch_size=batch_size, threads=threads, temperature=source.temperature)
     except SettingError:
         raise
     except Exception as error:  # a damaged folder fails in as many ways as there are files in it
@@ -128,6 +134,13 @@ def folder_of(teacher: ServedTeacher) -> Path | None:
     from teacher.policy import LoadedTeacher
 
     return teacher.folder if isinstance(teacher, LoadedTeacher) else None
+
+
+def temperature_of(teacher: ServedTeacher) -> float:
+    """At which its instructions are drawn; 0 for one that always writes the likeliest, or a fixed text."""
+    from teacher.policy import LoadedTeacher
+
+    return teacher.temperature if isinstance(teacher, LoadedTeacher) else 0.0
 
 
 @dataclass(frozen=True)
@@ -178,8 +191,8 @@ class Desk:
 
     @property
     def cached(self) -> bool:
-        """A fixed text is not worth a look-up."""
-        return self.cache.most > 0 and not isinstance(self.teacher, StaticTeacher)
+        """A fixed text is not worth a look-up, and one that is drawn would be drawn once."""
+        return self.cache.most > 0 and not isinstance(self.teacher, StaticTeacher) and not temperature_of(self.teacher)
 
 
 class Teachers:
@@ -212,10 +225,15 @@ class Teachers:
         """sha256 -> id."""
         return {desk.teacher.sha256: desk.teacher.id for desk in self._desks.values()}
 
-    def replace(self, name: str, desk: Desk) -> Desk:
-        """Put another teacher under a name from the next request on, and return the desk that stood there."""
-        before, self._desks[name] = self._desks[name], desk
+    def replace(self, name: str, desk: Desk) -> Desk | None:
+        """Put a teacher under a name from the next request on, and return the desk that stood there, None = nobody's."""
+        before = self._desks.get(name)
+        self._desks[name] = desk
         return before
+
+    def remove(self, name: str) -> Desk:
+        """Have nobody serve under a name any more; returns the desk that stood there."""
+        return self._desks.pop(name)
 
     def retire(self, desk: Desk, needed: Collection[str]) -> list[Desk]:
         """Keep a replaced desk and earlier ones as far as their sums are `needed`; returns those that are not, for the caller to end."""

@@ -6,7 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -74,6 +74,8 @@ class EventFile(SQLiteFile):
         "INSERT INTO cursor VALUES ('')",
     )
     synchronous = "FULL"
+    _epoch: int | None = None
+    """As it was last read: by every exchange."""
 
     def _open(self) -> sqlite3.Connection:
         connection = super()._open()
@@ -84,22 +86,30 @@ class EventFile(SQLiteFile):
             raise
         return connection
 
-    def insert(self, events: Sequence[Event], sent: Sequence[Sent] = ()) -> tuple[list[Event], list[Event], int]:
-        """(for each the event that holds its id, the new ones, the epoch), all committed together, and with them that Redis has `sent`."""
-        with self._opened() as connection, transaction(connection):
-            epoch = _settle(connection, sent)
-            ids = json.dumps([event.id for event in events])
-            held = {row[0]: _event(row) for row in connection.execute(f"SELECT {COLUMNS} FROM events WHERE id IN {ALL_OF}", (ids,))}
-            new = []
-            for event in events:
-                if event.id not in held:
-                    held[event.id] = event
-                    new.append(event)
-            # A few statements, not one a row: each of them lets go of the interpreter, which a busy event loop then keeps.
-            for at in range(0, len(new), ROWS):
-                rows = [_row(event) for event in new[at : at + ROWS]]
-                places = ",".join(["(?,?,?,?,?,?,1)"] * len(rows))
-                connection.execute(f"INSERT INTO events ({COLUMNS}, pending) VALUES {places}", [value for row in rows for value in row])
+    def insert(self, events: Sequence[Event]) -> tuple[list[Event], list[Event], int]:
+        """(for each the event that holds its id, the new ones, the epoch), all committed together. The epoch is one of before what Redis is
+        told of them; an earlier one than the file's settles nothing, and they are sent again.
+
+        Where all are new this is one statement: each lets go of the interpreter, which a busy event loop then keeps.
+        """
+        with self._opened() as connection:
+            if self._epoch is None:
+                self._epoch = _epoch(connection)
+            epoch = self._epoch
+            if len(events) <= ROWS:
+                with suppress(sqlite3.IntegrityError):  # an id is there already, or twice among them: nothing was written
+                    _add(connection, events)
+                    return list(events), list(events), epoch
+            with transaction(connection):
+                ids = json.dumps([event.id for event in events])
+                held = {row[0]: _event(row) for row in connection.execute(f"SELECT {COLUMNS} FROM events WHERE id IN {ALL_OF}", (ids,))}
+                new = []
+                for event in events:
+                    if event.id not in held:
+                        held[event.id] = event
+                        new.append(event)
+                for at in range(0, len(new), ROWS):
+                    _add(connection, new[at : at + ROWS])
         return [held[event.id] for event in events], new, epoch
 
     def get(self, event_id: str) -> Event | None:
@@ -158,7 +168,7 @@ class EventFile(SQLiteFile):
     def some_pending(self, limit: int) -> tuple[list[Event], int]:
         """(events, the epoch)."""
         with self._opened() as connection:
-            epoch = _epoch(connection)  # first: where another begins now, they are sent again
+            epoch = self._epoch = _epoch(connection)  # first: where another begins now, they are sent again
             query = f"SELECT {COLUMNS} FROM events WHERE pending = 1 ORDER BY seq LIMIT ?"
             return [_event(row) for row in connection.execute(query, (limit,))], epoch
 
@@ -183,6 +193,7 @@ class EventFile(SQLiteFile):
     def begin_again(self) -> None:
         """Everything is to be sent and fetched anew; what was sent so far settles nothing any more, whichever process sent it."""
         with self._opened() as connection, _redoable(connection):
+            self._epoch = None
             connection.execute("UPDATE events SET pending = 1")
             connection.execute("UPDATE cursor SET place = '', rowid = rowid + 1")
 
@@ -241,13 +252,18 @@ def _epoch(connection: sqlite3.Connection) -> int:
     return epoch
 
 
-def _settle(connection: sqlite3.Connection, sent: Sequence[Sent]) -> int:
-    """The epoch."""
+def _add(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    """Raises IntegrityError, with nothing written, where an id is not new."""
+    if events:
+        places = ",".join(["(?,?,?,?,?,?,1)"] * len(events))
+        connection.execute(f"INSERT INTO events ({COLUMNS}, pending) VALUES {places}", [value for event in events for value in _row(event)])
+
+
+def _settle(connection: sqlite3.Connection, sent: Sequence[Sent]) -> None:
     epoch = _epoch(connection)
     for erased in (False, True):
         if ids := [one.id for one in sent if (one.erased, one.epoch) == (erased, epoch)]:
             connection.execute(f"UPDATE events SET pending = 0 WHERE id IN {ALL_OF} AND (kind = ?) = ?", (json.dumps(ids), ERASED, erased))
-    return epoch
 
 
 def _take(connection: sqlite3.Connection, events: Sequence[Event]) -> None:

@@ -79,7 +79,7 @@ class EventLog:
         self._written: list[_Commit] = []  # Redis is still to be asked
         self._teller: asyncio.Task[None] | None = None
         self._sent: list[Sent] = []
-        """What Redis has; the file is told with the next commit, or soon: a transaction after each costs as much as the commit."""
+        """What Redis has; the file is told of many at once, by the exchange: a transaction after each costs as much as the commit."""
         self._syncer: asyncio.Task[None] | None = None
         # One thread, its own: the file takes one at a time, and the loop's shared threads may all be busy writing instructions.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
@@ -240,21 +240,18 @@ class EventLog:
         """Commit what waits until nothing waits; what arrives meanwhile shares the next commit."""
         while self._queue:
             appends, self._queue = self._queue, []
-            taken, self._sent = self._sent, []
             events = [event for appended, _ in appends for event in appended]
             ids = {event.id for event in events}
             self._claimed |= ids
             try:
-                stored, new, epoch = await self._in_thread(self._file.insert, events, taken)
+                stored, new, epoch = await self._in_thread(self._file.insert, events)
                 self._written.append(_Commit(appends, stored, new, epoch))
                 if self._teller is None or self._teller.done():
                     self._teller = asyncio.create_task(self._tell())
                 ids -= {event.id for event in new}
             except Exception as error:  # StoreError; anything else is a bug that must reach the callers, who wait
                 _refuse(appends, error)
-                if taken:
-                    log.error("%s; events that Redis has are sent again", error)
-            self._claimed -= ids.union(one.id for one in taken)
+            self._claimed -= ids
 
     async def _tell(self) -> None:
         """Ask Redis about what was written, and answer who waits."""
@@ -279,6 +276,9 @@ class EventLog:
             self._sent += taken
             # The others are settled, or left to the exchange.
             self._claimed.difference_update({event.id for event in new} - {one.id for one in taken})
+            if len(self._sent) >= PAGE:  # more than the exchange comes by for, or nobody exchanges
+                with suppress(StoreError):  # then they are sent again
+                    await self._settle_sent()
 
     async def _claim(self, new: Sequence[Event]) -> tuple[int, dict[str, Event]]:
         """(how many of the new ones Redis was told of, from the first on; what other replicas hold under their ids). The exchange finds out

@@ -3,8 +3,9 @@
 redis-py's defaults (ten retries, five seconds each) turn a server that hangs into a minute's wait for one key. Here a command is sent
 once and has `timeout_s` from connecting to the reply; whoever wants more tries again.
 
-A redis-py client belongs to one event loop and we are used from several: there is one for each, closed by its own loop when that ends,
-else by `aclose`.
+A connection belongs to one event loop and we are used from several: there is one for each, closed by its own loop when that ends,
+else by `aclose`. It is redis-py's, which knows URLs, TLS, passwords and replies; commands are written into it here, because a pipeline of
+redis-py around a single command costs this process more than everything else about it.
 
 What the server has confirmed outlives this process; whether it outlives the server's is the server's own setting (`appendonly yes`).
 Budgets also want `maxmemory-policy noeviction`: an evicted account counts from 0 again.
@@ -18,7 +19,7 @@ import hashlib
 import math
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -56,9 +57,10 @@ CHECK = "return redis.call('SET', KEYS[1], '', 'PX', 1000)"
 class _Client:
     """What one event loop has of ours."""
 
-    commands: Any
+    connection: Any
     keeper: AsyncGenerator[Any, None]
-    waiting: deque[tuple[Callable[[Any], object], asyncio.Future[Any]]] = field(default_factory=deque)
+    waiting: deque[tuple[bytes, asyncio.Future[Any]]] = field(default_factory=deque)
+    """A command as it is written, and who waits for its reply."""
     sender: asyncio.Task[None] | None = None
 
 
@@ -84,16 +86,15 @@ class RedisStore:
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         names = [self._name("value", key) for key in keys]
-        return list(await self._ask(lambda server: server.mget(names))) if names else []
+        return list(await self._ask("MGET", *names)) if names else []
 
     async def put(self, key: str, value: bytes, *, expire_s: float | None = None) -> None:
         name = self._name("value", key)
-        expire_ms = None if expire_s is None else max(1, math.ceil(1000 * expire_s))
-        await self._ask(lambda server: server.set(name, value, px=expire_ms))
+        expiry = () if expire_s is None else ("PX", max(1, math.ceil(1000 * expire_s)))
+        await self._ask("SET", name, value, *expiry)
 
     async def delete(self, key: str) -> None:
-        name = self._name("value", key)
-        await self._ask(lambda server: server.delete(name))
+        await self._ask("DEL", self._name("value", key))
 
     async def add(self, account: str, changes: Mapping[str, int], *, limit: int | None = None) -> dict[str, int] | None:
         refuse_large(changes, limit)
@@ -101,14 +102,13 @@ class RedisStore:
         arguments: list[bytes | int | str] = ["" if limit is None else limit]
         for name_of, amount in changes.items():
             arguments += [name_of.encode(), amount]
-        reply = await self._ask(lambda server: server.eval(ADD, 1, name, *arguments))
+        reply = await self._ask("EVAL", ADD, 1, name, *arguments)
         if reply == b"overflow":
             raise overflow(account)
-        return None if reply is None else _counters(zip(reply[::2], reply[1::2]))
+        return None if reply is None else _counters(reply)
 
     async def totals(self, account: str) -> dict[str, int]:
-        name = self._name("account", account)
-        return _counters((await self._ask(lambda server: server.hgetall(name))).items())
+        return _counters(await self._ask("HGETALL", self._name("account", account)))
 
     async def script(self, source: str, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
         """What a Lua script returns, for the parts of this package that need more than keys and accounts. `keys` stand below the
@@ -116,13 +116,12 @@ class RedisStore:
         names = [self._name("limits", key) for key in keys]
         sha = _sha1(source)
         try:
-            return await self._ask(lambda server: server.evalsha(sha, len(names), *names, *arguments))
+            return await self._ask("EVALSHA", sha, len(names), *names, *arguments)
         except _UnknownScriptError:  # the first time, and after a restart of the server
-            return await self._ask(lambda server: server.eval(source, len(names), *names, *arguments))
+            return await self._ask("EVAL", source, len(names), *names, *arguments)
 
     async def check(self) -> None:
-        name = f"{self._namespace}:check"
-        await self._ask(lambda server: server.eval(CHECK, 1, name))
+        await self._ask("EVAL", CHECK, 1, f"{self._namespace}:check")
 
     async def aclose(self) -> None:
         """Close the clients of this loop and of loops that still run on other threads; those of ended loops are closed."""
@@ -142,15 +141,19 @@ class RedisStore:
     def _name(self, kind: str, key: str) -> bytes:
         return f"{self._namespace}:{kind}:{key}".encode()
 
-    async def _ask(self, command: Callable[[Any], object]) -> Any:
-        """The reply to the one command that `command` calls; what redis-py raises leaves as StoreError.
+    async def _ask(self, *command: bytes | str | int) -> Any:
+        """The reply to one command; what redis-py raises leaves as StoreError.
 
         Commands of one loop that come while others are under way go together, in one write and in the order they came: half of what a
         command costs this process is the system call that sends it.
         """
+        try:
+            packed = _packed(command)
+        except UnicodeError as error:
+            raise self._translated(error) from None
         client = await self._client()
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        client.waiting.append((command, reply))
+        client.waiting.append((packed, reply))
         if client.sender is None or client.sender.done():
             client.sender = asyncio.create_task(self._send(client))
         return await reply
@@ -164,9 +167,7 @@ class RedisStore:
             batch = [client.waiting.popleft() for _ in range(min(len(client.waiting), MOST_TOGETHER))]
             batch = [(command, reply) for command, reply in batch if not reply.done()]  # the others have given up
             try:
-                replies = await self._replies(client, [command for command, _ in batch]) if batch else []
-                if len(replies) != len(batch):
-                    raise ValueError(f"{len(replies)} replies to {len(batch)} commands")
+                replies = await self._replies(client.connection, [command for command, _ in batch]) if batch else []
             except asyncio.CancelledError:  # the loop ends
                 for _, future in (*batch, *client.waiting):
                     future.cancel()
@@ -181,32 +182,14 @@ class RedisStore:
                 else:
                     future.set_result(reply)
 
-    async def _replies(self, client: _Client, commands: Sequence[Callable[[Any], object]]) -> list[Any]:
+    async def _replies(self, connection: Any, commands: Sequence[bytes]) -> list[Any]:
         """A reply or an exception for each command. Raises whatever befalls all of them."""
-        import redis
-
-        together = client.commands.pipeline(transaction=False)
-        for command in commands:
-            command(together)
-        sent = list(together.command_stack)
-        try:
-            return await self._executed(together)
-        except (ValueError, redis.DataError):
-            # Before anything was sent, where one cannot be written as bytes: it takes nobody along. Looked for only now, for it is rare.
-            unfit = [_unfit(client.commands, parts) for parts, _ in sent]
-            if not any(unfit):
-                raise
-            fit = [command for command, error in zip(commands, unfit, strict=True) if error is None]
-            replies = iter(await self._replies(client, fit) if fit else [])
-            return [next(replies) if error is None else error for error in unfit]
-
-    async def _executed(self, together: Any) -> list[Any]:
-        asking = asyncio.ensure_future(together.execute(raise_on_error=False))
+        asking = asyncio.ensure_future(_exchanged(connection, commands))
         try:
             # In slices, so that a loop that stands still for a while (a grader computes on it) loses one slice and not all its time.
             for _ in range(SLICES):
                 if (await asyncio.wait({asking}, timeout=self.timeout_s / SLICES))[0]:
-                    return list(asking.result())
+                    return asking.result()
             raise TimeoutError(f"nothing within {self.timeout_s:g} s")
         finally:
             if asking.cancel():
@@ -235,26 +218,24 @@ class RedisStore:
         return held
 
     async def _open(self) -> AsyncGenerator[Any, None]:
-        """A client that its event loop closes: `asyncio.run` ends by closing the async generators that its loop has begun."""
-        import redis
-        from redis.asyncio import Redis
+        """A connection, not yet made, that its event loop closes: `asyncio.run` ends by closing the async generators that its loop has
+        begun."""
+        from redis.asyncio import ConnectionPool
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        client = Redis.from_url(
+        connection = ConnectionPool.from_url(
             self._address,
             protocol=2,  # its connections begin without the greetings of version 3, each of which waits for an answer
             driver_info=None,
-            socket_timeout=None,  # `_ask` times the whole of a command
+            socket_timeout=None,  # `_replies` times the whole of a command
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
-        )
+        ).make_connection()
         try:
-            yield client
+            yield connection
         finally:
-            with contextlib.suppress(redis.RedisError, TimeoutError):  # a server that does not take the goodbye
-                async with asyncio.timeout(self.timeout_s):
-                    await client.aclose()
+            await connection.disconnect(nowait=True)
 
     def _translated(self, error: Exception) -> StoreError:
         import redis
@@ -265,15 +246,43 @@ class RedisStore:
         return StoreError(f"{self.url} {_remedy(error, bool(self._secrets), redis)} ({said[:300] or type(error).__name__})")
 
 
-def _unfit(commands: Any, parts: Sequence[Any]) -> Exception | None:
-    """Why a command's parts cannot be written as bytes; None where they can."""
-    encode = commands.connection_pool.get_encoder().encode
+def _packed(command: Sequence[bytes | str | int]) -> bytes:
+    """A command as the protocol has it. Raises UnicodeError for text that is none."""
+    parts = [part if isinstance(part, bytes) else str(part).encode() for part in command]
+    return b"".join((b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)))
+
+
+async def _exchanged(connection: Any, commands: Sequence[bytes]) -> list[Any]:
+    """Write commands, and read as many replies, one that is an error as an exception."""
+    import redis
+
+    replies: list[Any] = []
     try:
-        for part in parts:
-            encode(part)
-    except Exception as error:
-        return error
-    return None
+        if await _gone(connection):
+            await connection.disconnect(nowait=True)
+            await connection.connect()
+        await connection.send_packed_command(b"".join(commands), check_health=False)
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except redis.ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        await connection.disconnect(nowait=True)  # a reply that was not read must not become the next command's
+        raise
+    return replies
+
+
+async def _gone(connection: Any) -> bool:
+    """Whether a connection is not there, closed by the server, or holds what nobody asked for."""
+    import redis
+
+    if not connection.is_connected:
+        return True
+    try:
+        return bool(await connection.can_read())
+    except (redis.RedisError, OSError):
+        return True
 
 
 def _remedy(error: Exception, has_password: bool, redis: Any) -> str:
@@ -284,7 +293,7 @@ def _remedy(error: Exception, has_password: bool, redis: Any) -> str:
         return "wants a password; write it into the URL as redis://:PASSWORD@HOST"
     if isinstance(error, redis.exceptions.NoPermissionError):
         return f"forbids the user of the URL to do that; allow it {', '.join(COMMANDS)} on the namespace's keys"
-    if isinstance(error, (redis.DataError, UnicodeError)):
+    if isinstance(error, UnicodeError):
         return "cannot be sent this; a text that is no Unicode?"
     if isinstance(error, redis.exceptions.BusyLoadingError):
         return "is still loading its data; try again in a moment"
@@ -307,5 +316,6 @@ def _sha1(source: str) -> str:
     return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def _counters(pairs: Any) -> dict[str, int]:
-    return {name.decode(): int(amount) for name, amount in pairs}
+def _counters(reply: Sequence[bytes]) -> dict[str, int]:
+    """Of a hash as the protocol has it: name, amount, name, amount …"""
+    return {name.decode(): int(amount) for name, amount in zip(reply[::2], reply[1::2], strict=True)}

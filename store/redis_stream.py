@@ -46,7 +46,7 @@ class RedisStream:
         """Add (id, event, whether it is what is left of an erased one, which goes before any other). For each the place at which it was
         added now, None = its id was there, and the different event that was there, None = none was."""
         arguments = [part for event_id, data, erased in events for part in (event_id.encode(), data, int(erased))]
-        replies = await self._server._ask(lambda server: server.eval(PUSH, 3, *self._keys, *arguments))
+        replies = await self._server._ask("EVAL", PUSH, 3, *self._keys, *arguments)
         return [(None if place is None else place.decode(), data) for place, data in replies]
 
     async def pull(self, after: str, count: int) -> tuple[bool, list[tuple[str, bytes]]]:
@@ -54,16 +54,16 @@ class RedisStream:
 
         The entry at `after` itself is asked for too: a stream without it, where nobody erased it, is not the one that was read before.
         """
-        entries = await self._server._ask(lambda server: server.xrange(self._keys[0], min=after or "-", count=count + 1))
-        found = [(place.decode(), fields[b"event"]) for place, fields in entries]
+        entries = await self._server._ask("XRANGE", self._keys[0], after or "-", "+", "COUNT", count + 1)
+        found = [(place.decode(), data) for place, (_, data) in entries]
         if after and (not found or found[0][0] != after):
-            erased = await self._server._ask(lambda server: server.sismember(self._keys[2], after))
+            erased = await self._server._ask("SISMEMBER", self._keys[2], after)
             return not erased, found[:count] if erased else []
         return False, found[1:] if after else found
 
     async def end(self) -> str:
         """The place of the last entry; empty where there is none."""
-        entries = await self._server._ask(lambda server: server.xrevrange(self._keys[0], count=1))
+        entries = await self._server._ask("XREVRANGE", self._keys[0], "+", "-", "COUNT", 1)
         return entries[0][0].decode() if entries else ""
 
     async def aclose(self) -> None:

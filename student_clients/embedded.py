@@ -20,7 +20,7 @@ from typing import Any
 
 from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
-from lab.weights_folder import one_at_a_time
+from lab.weights_folder import context_of, one_at_a_time
 from student_clients.embedded_decoding import Row, decode
 from student_clients.errors import StudentBadRequest, StudentUnknownModel, StudentUnreachable
 from student_clients.ledger import Ledger
@@ -134,10 +134,7 @@ class EmbeddedStudent:
         ends = model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         end_ids = frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
-        config = model.config.get_text_config()
-        # Models without numbered positions (ALiBi, state spaces) have no limit of their own.
-        context = config.max_position_embeddings if hasattr(config, "max_position_embeddings") else tokenizer.model_max_length
-        return _Loaded(model, tokenizer, end_ids, context)
+        return _Loaded(model, tokenizer, end_ids, context_of(model.config, tokenizer))
 
     def _row(self, loaded: _Loaded, request: _Request) -> Row:
         """The prompt as the model's chat template writes it, and how to go on from it."""

@@ -51,6 +51,8 @@ def decode(model: Any, rows: Sequence[Row], end_ids: frozenset[int], go_on: Call
     from transformers import DynamicCache
 
     accepted = inspect.signature(model.forward).parameters
+    # State-space models call it so, and swallow a key-value cache in **kwargs: every token would then be computed without those before.
+    state = "cache_params" if "cache_params" in accepted else "past_key_values"
     with torch.inference_mode():
         cache = DynamicCache(config=model.config)
         input_BT, mask_BT = _left_padded(rows)
@@ -60,7 +62,9 @@ def decode(model: Any, rows: Sequence[Row], end_ids: frozenset[int], go_on: Call
             # Not every model numbers positions or can leave out the logits of the prompt.
             optional = {"position_ids": position_BT, "logits_to_keep": 1}
             wanted = {name: value for name, value in optional.items() if name in accepted}
-            output = model(input_ids=input_BT, attention_mask=mask_BT, past_key_values=cache, use_cache=True, **wanted)
+            # A state holds no padding once the prompt is read; there the mask is of the tokens that come, not of those before.
+            mask = None if state == "cache_params" and input_BT.shape[1] == 1 < mask_BT.shape[1] else mask_BT
+            output = model(input_ids=input_BT, attention_mask=mask, **{state: cache}, use_cache=True, **wanted)
             next_B = _next_tokens(output.logits[:, -1], live)
             for row, token in zip(live, next_B.tolist(), strict=True):
                 row.take(token, end_ids)

@@ -10,7 +10,8 @@ Eight families; two of them (`total`, `growth`) are right without any instructio
 how far the best instruction depends on the query: 1 mixes all families, 0 leaves the two that are right raw, so that an honest method
 finds nothing to teach; `families` gives the mix outright, where `left/first` is the part of a family that one procedure fits. The test
 split has its own names and number pairs, and every question of it holds a story or a question sentence (in a tenth of them both) that no
-other split has.
+other split has. The validation split has texts of its own in the same way, with the training
+names and number pairs; the training split has more texts than pretraining had.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from exchange.records import Example
 from tasks.lab_families import FAMILIES, ITEMS, NAMES, TEST_NAMES
 from tasks.lab_language import ORDERS, Advice, all_advice, work
+from tasks.lab_texts import TRAINING, VALIDATION
 from tasks.source import stable_share
 
 NUMBERS = [(big, small) for big in range(12, 50) for small in range(2, 10)]
@@ -78,8 +80,10 @@ def check_families(weights: Mapping[str, float]) -> None:
         raise ValueError("task.families: every weight is 0")
 
 
-def draw_question(rng: random.Random, *, test: bool, weights: Mapping[str, float]) -> Question:
-    """Draw one question; `test` draws from the held-out names, texts and number pairs, and only from those."""
+def draw_question(rng: random.Random, *, split: str = "pretraining", weights: Mapping[str, float]) -> Question:
+    """Draw one question: of "test" with its own names, texts and number pairs, of "validation" with its own texts, of "train" with more
+    texts than "pretraining"."""
+    test = split == "test"
     name, _, order = rng.choices(list(weights), list(weights.values()))[0].partition("/")
     family = FAMILIES[name]
     while True:
@@ -87,14 +91,19 @@ def draw_question(rng: random.Random, *, test: bool, weights: Mapping[str, float
         if test_pair(big, small) == test and (family.operation != "divide" or big % small == 0):
             break
     big_first = rng.random() < 0.5 if not order else order == "first"
-    stories = family.big_first if big_first else family.big_second
+    stories, questions = family.big_first if big_first else family.big_second, family.questions
+    if split == "train":
+        stories = (*stories[:-1], *TRAINING[name][not big_first], stories[-1])
+        questions = (*questions[:-1], *TRAINING[name][2], questions[-1])
+    elif split == "validation":
+        stories, questions = (*stories[:-1], VALIDATION[name][not big_first]), (*questions[:-1], VALIDATION[name][2])
     while True:
-        story, question = rng.randrange(len(stories)), rng.randrange(len(family.questions))
-        held_out = story == len(stories) - 1 or question == len(family.questions) - 1
-        if held_out == test:
+        story, question = rng.randrange(len(stories)), rng.randrange(len(questions))
+        held_out = story == len(stories) - 1 or question == len(questions) - 1
+        if held_out == (split in ("validation", "test")):
             break
     n, m = rng.sample(TEST_NAMES if test else NAMES, 2)
-    text = f"{stories[story]} {family.questions[question]}".format(n=n, m=m, i=rng.choice(ITEMS), a=big, b=small)
+    text = f"{stories[story]} {questions[question]}".format(n=n, m=m, i=rng.choice(ITEMS), a=big, b=small)
     first, second = (big, small) if big_first else (small, big)
     return Question(text, name, first, second, "first" if big_first else "second")
 
@@ -116,9 +125,8 @@ def load(
     seen: set[str] = set()
     examples: list[Example] = []
     while len(examples) < limit:
-        question = draw_question(rng, test=split == "test", weights=weights)
-        # Train and validation share texts; a question belongs to one of them by its hash.
-        if question.text in seen or (split != "test" and (stable_share(question.text, 10) == 0) != (split == "validation")):
+        question = draw_question(rng, split=split, weights=weights)
+        if question.text in seen:
             continue
         seen.add(question.text)
         examples.append(

@@ -1,7 +1,7 @@
 """The texts of the lab's questions: eight families, each with stories for both orders of the numbers and questions to go with them.
 
 The last story of each order and the last question of a family belong to the test split alone; they use the cue words of the others, as a
-new text of the same family does.
+new text of the same family does. Other splits' own texts are in `lab_texts`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from evaluation.arms import EvalConfig
-from exchange.settings import Settings
+from exchange.settings import Settings, switched
 from rewards.rubric import RewardConfig
 from student_clients import BudgetConfig, StudentConfig
 from student_clients.bulk import RayConfig
@@ -23,7 +23,8 @@ Algorithm = Literal["grpo", "rloo", "ppo"]
 
 LAB_TRL: dict[str, Any] = {
     "learning_rate": 4e-4,
-    "lr_scheduler_type": "constant_with_warmup",
+    # At a constant rate the later steps unlearn silence: harm 1.3 % of the questions right raw at step 50, 8.8 % at 100; 0.1 % with decay.
+    "lr_scheduler_type": "linear",
     "warmup_steps": 5,
     "per_device_train_batch_size": 192,
     "num_generations": 12,
@@ -198,10 +199,7 @@ class TrainConfig(Settings):
     ray: RayConfig | None = None
     """`--ray`, or any setting of it: the arms of an evaluation are answered on Ray workers; None = in this process."""
 
-    @field_validator("ray", mode="before")
-    @classmethod
-    def _ray_alone_is_its_default(cls, value: Any) -> Any:
-        return {} if value is True else None if value is False else value
+    _ray_alone = field_validator("ray", mode="before")(switched)
 
     def measured(self) -> TrainConfig:
         """The settings of what is measured: those of the run, with the student and the budget of its validation."""

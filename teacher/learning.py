@@ -21,7 +21,7 @@ from teacher.policy import BrokenWeights, end_ids, load_model
 from teacher.processes import Processes
 from teacher.query_filter import choose, settled
 from teacher.rewarder import Follower, Rewarder
-from teacher.run_directory import RunDirectory
+from teacher.run_directory import RunDirectory, unsaved_weights
 from teacher.validation import Validator
 
 
@@ -191,9 +191,8 @@ class Learning:
             f"--resume={run.path}"
         )
 
-    def _not_saved(self, error: Exception) -> RunError:
+    def _not_saved(self, reason: str) -> RunError:
         run = self.parts.run
-        reason = str(error).strip().splitlines()[0]
         return RunError(
             f"a checkpoint in {run.checkpoints} cannot be read or written ({reason}); free space, delete it where it is damaged, and go on "
             f"from step {run.last_step()} with --resume={run.path}"
@@ -201,20 +200,16 @@ class Learning:
 
     @contextmanager
     def _errors_in_words(self) -> Iterator[None]:
-        from safetensors import SafetensorError
-
         try:
             yield
-        except SafetensorError as error:
-            raise self._not_saved(error) from None
         except ValueError as error:
             raise RunError(
                 f"training stopped: {' '.join(str(error).split())}; the last checkpoint stands in {self.parts.run.checkpoints}, "
                 "delete it where it is damaged and go on from the one before"
             ) from None
-        except RuntimeError as error:
+        except Exception as error:
             if "probability tensor contains" in str(error):
                 raise self._lost("no token can be sampled") from None
-            if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
-                raise self._not_saved(error) from None
+            if (reason := unsaved_weights(error)) is not None:
+                raise self._not_saved(reason) from None
             raise

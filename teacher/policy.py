@@ -20,7 +20,7 @@ from exchange.compose import template_version
 from exchange.protocols import InstructionPolicy
 from exchange.records import Instruction, PublicExample
 from exchange.settings import SettingError
-from lab.weights_folder import file_sha256, one_at_a_time, resolve_model
+from lab.weights_folder import context_of, file_sha256, one_at_a_time, resolve_model
 from teacher.prompt import TeacherPrompt
 
 MANIFEST = "teacher.json"
@@ -68,7 +68,7 @@ def with_room(examples: Sequence[Fitting], name: str, prompt: TeacherPrompt, *, 
 
     path = resolve_model(name)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+    context = context_of(AutoConfig.from_pretrained(path), tokenizer)
     turns = [[message.model_dump() for message in prompt.messages(example)] for example in examples]
     texts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
@@ -133,7 +133,7 @@ class TransformersPolicy:
         ]
         instructions = [Instruction(text="", source="passthrough", teacher_sha256=self.sha256)] * len(prompts)
         lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
-        room = self.model.config.get_text_config().max_position_embeddings - self.max_instruction_tokens
+        room = context_of(self.model.config, self.tokenizer) - self.max_instruction_tokens
         # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
         answered = [i for i in range(len(prompts)) if lengths[i] <= room and (examples[i].draft is not None or not self.prompt.drafts)]
         order = sorted(answered, key=lambda i: -lengths[i])
@@ -215,6 +215,8 @@ class LoadedTeacher:
     manifest: dict[str, Any]
     folder: Path | None = None
     """Where it was read from."""
+    temperature: float = 0.0
+    """At which its instructions are drawn; 0 = greedy."""
 
     @property
     def max_instruction_tokens(self) -> int:
@@ -288,21 +290,30 @@ def _check_weights(folder: Path, model: Any) -> None:
             raise SettingError(f"{folder}: {name} holds numbers that are not finite; the training diverged")
 
 
-def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1) -> LoadedTeacher:
+def named_at(manifest: dict[str, Any], temperature: float) -> tuple[str, str]:
+    """(id, sha256) of a teacher at a temperature: one whose words are drawn says something else than the greedy one of the same files."""
+    if not temperature:
+        return manifest["id"], manifest["sha256"]
+    return f"{manifest['id']}-t{temperature:g}", hashlib.sha256(f"{manifest['sha256']} at {temperature:g}".encode()).hexdigest()
+
+
+def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, temperature: float = 0.0) -> LoadedTeacher:
     """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
     manifest = read_manifest(folder)
     if teacher_sha256(folder) != manifest["sha256"]:
         raise SettingError(f"{folder}: the files do not match the manifest's sha256; the teacher was altered or is incomplete")
     model, tokenizer = load_model(str(folder))
     _check_weights(folder, model)
+    name, sha256 = named_at(manifest, temperature)
     prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
     policy = TransformersPolicy(
         model,
         tokenizer,
         prompt,
         max_instruction_tokens=manifest["max_instruction_tokens"],
+        temperature=temperature,
         batch_size=batch_size,
         threads=threads,
-        sha256=manifest["sha256"],
+        sha256=sha256,
     )
-    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest, folder)
+    return LoadedTeacher(name, sha256, manifest["task"], policy, manifest, folder, temperature)

@@ -17,7 +17,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Instruction, PublicExample
 from student_clients import errors
 from student_clients.openai_compatible import OpenAICompatibleStudent
-from teacher.policy import LoadedTeacher, read_manifest
+from teacher.policy import LoadedTeacher, named_at, read_manifest
 from teacher.prompt import TeacherPrompt
 
 
@@ -25,11 +25,17 @@ class RemotePolicy:
     """Asks the server for one instruction an example, all at the same time; the server makes batches of them itself."""
 
     def __init__(
-        self, client: OpenAICompatibleStudent, prompt: TeacherPrompt, *, max_instruction_tokens: int, sha256: str | None = None
+        self,
+        client: OpenAICompatibleStudent,
+        prompt: TeacherPrompt,
+        *,
+        max_instruction_tokens: int,
+        temperature: float = 0.0,
+        sha256: str | None = None,
     ) -> None:
         self.client = client
         self.prompt = prompt
-        self.params = SamplingParams(temperature=0.0, max_tokens=max_instruction_tokens)
+        self.params = SamplingParams(temperature=temperature, max_tokens=max_instruction_tokens)
         self.sha256 = sha256
 
     async def instruct(self, examples: Sequence[PublicExample]) -> list[Instruction]:
@@ -51,7 +57,7 @@ class RemotePolicy:
         )
 
 
-def remote_teacher(folder: Path, model: str, *, base_url: str, **connection: Any) -> LoadedTeacher:
+def remote_teacher(folder: Path, model: str, *, base_url: str, temperature: float = 0.0, **connection: Any) -> LoadedTeacher:
     """The teacher of `folder`, asked at `base_url` under the name `model`. `connection` is for `OpenAICompatibleStudent`.
 
     Raises SettingError where the folder is no teacher, ValueError where the server cannot be asked like that.
@@ -59,5 +65,7 @@ def remote_teacher(folder: Path, model: str, *, base_url: str, **connection: Any
     manifest = read_manifest(folder)
     prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
     client = OpenAICompatibleStudent(model, base_url=base_url, **connection)
-    policy = RemotePolicy(client, prompt, max_instruction_tokens=manifest["max_instruction_tokens"], sha256=manifest["sha256"])
-    return LoadedTeacher(manifest["id"], manifest["sha256"], manifest["task"], policy, manifest, folder)
+    name, sha256 = named_at(manifest, temperature)
+    most = manifest["max_instruction_tokens"]
+    policy = RemotePolicy(client, prompt, max_instruction_tokens=most, temperature=temperature, sha256=sha256)
+    return LoadedTeacher(name, sha256, manifest["task"], policy, manifest, folder, temperature)

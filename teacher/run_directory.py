@@ -269,6 +269,13 @@ def find_unfinished(config: RunSettings, may_change: Sequence[str] = MAY_CHANGE)
     )
 
 
+def unsaved_weights(error: Exception) -> str | None:
+    """What safetensors or torch says of weights that cannot be read or written, in one line; None for any other error."""
+    lines = str(error).strip().splitlines() or [""]
+    known = type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    return lines[0] if known else None
+
+
 Config = TypeVar("Config", bound=Settings)
 
 

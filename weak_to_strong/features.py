@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exchange.settings import SettingError
-from lab.weights_folder import resolve_model
+from lab.weights_folder import context_of, resolve_model
 from weak_to_strong.divergence import Array
 
 
@@ -37,7 +37,7 @@ def last_token_states(
     """
     import torch
 
-    limit = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+    limit = context_of(model.config, tokenizer)
     ids = [tokenizer(text)["input_ids"][-limit:] for text in texts]
     if empty := [i for i, row in enumerate(ids) if not row]:
         raise SettingError(f"text of row {empty[0]}: is empty, so it has no last token")

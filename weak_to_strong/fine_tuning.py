@@ -189,12 +189,9 @@ def fine_tune(
                 say(f"epoch {epoch}: right {line['right']:.1%}, stops {line['stop_rate']:.1%}, cut {line['truncation_rate']:.1%}")
             log.append("epochs.jsonl", line)
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
     trainer = SFTTrainer(
-        model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, callbacks=[Watching(), *callbacks],
-        peft_config=lora(strong),
+        model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, peft_config=lora(strong),
+        callbacks=[Watching(), marking(), *callbacks],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     assert len(trainer.train_dataset) == len(kept), "TRL drops no row of ours"
@@ -233,6 +230,17 @@ def lora(strong: StrongConfig) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=strong.lora.r, lora_alpha=strong.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def marking() -> Any:
+    """A TrainerCallback that marks every checkpoint when all of it is on disk; `last_whole` takes no other."""
+    from transformers import TrainerCallback
+
+    class Marking(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    return Marking()
 
 
 def last_whole(work: Path) -> str | None:

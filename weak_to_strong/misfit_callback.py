@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from teacher.run_directory import RunDirectory
+
 Row = dict[str, Any]
+EVERY, ROWS = 50, 100
+"""Steps between two measurements in a training, and weak texts that each is taken on."""
+TOKENS_A_BATCH = 4096
+"""Padded; their logits are what a measurement needs of memory."""
 
 
-def text_misfit(model: Any, tokenizer: Any, rows: Sequence[Row], *, batch_size: int = 16) -> float:
+def text_misfit(model: Any, tokenizer: Any, rows: Sequence[Row]) -> float:
     """Mean nats a token of the weak completions {"prompt": str, "completion": str} under the model, end token included.
 
     Raises ValueError where no row has a completion.
@@ -32,12 +38,16 @@ def text_misfit(model: Any, tokenizer: Any, rows: Sequence[Row], *, batch_size: 
     if not pairs:
         raise ValueError("no weak completions to measure misfit on")
     pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+    batches: list[list[tuple[list[int], list[int]]]] = [[]]
+    for pair in pairs:
+        if batches[-1] and (len(batches[-1]) + 1) * (len(pair[0]) + len(pair[1])) > TOKENS_A_BATCH:
+            batches.append([])
+        batches[-1].append(pair)
     total, tokens = 0.0, 0
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(pairs), batch_size):
-            batch = pairs[start : start + batch_size]
+        for batch in batches:
             width = max(len(prompt) + len(text) for prompt, text in batch)
             ids = torch.zeros(len(batch), width, dtype=torch.long)
             labels = torch.full((len(batch), width), -100)
@@ -72,7 +82,8 @@ def misfit_callback(measure: Callable[[Any], float], record: Callable[[int, floa
                 record(step, measure(model))
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            self._measure(state.global_step, model)
+            if state.global_step == 0:  # a training that is gone on with has been measured before
+                self._measure(0, model)
 
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             if state.global_step % every == 0:
@@ -82,3 +93,35 @@ def misfit_callback(measure: Callable[[Any], float], record: Callable[[int, floa
             self._measure(state.global_step, model)
 
     return MisfitCallback()
+
+
+class Followed:
+    """Misfit of one training against the weak model's texts, kept in the run's misfit_NAME.jsonl: a training that is broken off and gone on
+    with has one curve. `rows` as of `fine_tuning.rows_of`, of which the first ROWS are taken; `callback` is the trainer's."""
+
+    def __init__(self, directory: RunDirectory, name: str, model: str, rows: Sequence[Row]) -> None:
+        from teacher.policy import load_model
+
+        _, tokenizer = load_model(model)
+        texts = [
+            {
+                "prompt": tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False),
+                "completion": row["completion"][0]["content"],
+            }
+            for row in rows[:ROWS]
+        ]
+        self._directory, self._file = directory, f"misfit_{name}.jsonl"
+        self.callback = misfit_callback(lambda trained: text_misfit(trained, tokenizer, texts), self._record, every=EVERY)
+
+    def _record(self, step: int, misfit: float) -> None:
+        self._directory.append(self._file, {"step": step, "misfit": round(misfit, 4)})
+
+    def steps(self) -> list[tuple[int, float]]:
+        """(step, nats a token), before the first step and after the last among them."""
+        return sorted({line["step"]: line["misfit"] for line in self._directory.lines(self._file)}.items())
+
+
+def before_and_after(tuned: dict[str, Any]) -> str:
+    """Of a fine-tuning's facts, for a table."""
+    steps = tuned["misfit"]
+    return f"{steps[0][1]:.2f} → {steps[-1][1]:.2f}"

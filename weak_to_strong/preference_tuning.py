@@ -18,7 +18,7 @@ from exchange.command import RunError
 from exchange.settings import Settings
 from teacher.policy import load_model
 from weak_to_strong.cost import trained
-from weak_to_strong.fine_tuning import fitting, last_whole, lora, save_model
+from weak_to_strong.fine_tuning import fitting, last_whole, lora, marking, save_model
 from weak_to_strong.run import StrongConfig
 
 
@@ -131,7 +131,7 @@ def prefer(
     if not kept:
         why = f"all {len(rows)} pairs are longer than preference.max_length={config.max_length} tokens" if rows else "there are no pairs"
         raise RunError(f"stage two: {why}")
-    trainer = preference_trainer(base, kept, config, strong, seed=seed, work=work, callbacks=callbacks)
+    trainer = preference_trainer(base, kept, config, strong, seed=seed, work=work, callbacks=[marking(), *callbacks])
     trainer.train(resume_from_checkpoint=last_whole(work) if work.exists() else None)
     tuned = trainer.model if strong.lora is None else trainer.model.merge_and_unload()
     _, tokenizer = load_model(str(base))

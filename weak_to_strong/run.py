@@ -24,7 +24,7 @@ from pydantic import Field, field_validator, model_validator
 
 from exchange.command import RunError
 from exchange.records import Example
-from exchange.settings import SettingError, Settings, parse_known
+from exchange.settings import SettingError, Settings, parse_known, switched
 from lab.weights_folder import resolve_model
 from student_clients import BudgetConfig, CountingStudent, StudentConfig, VLLMConfig, VLLMLaunch, make_student
 from student_clients.budget import BudgetExhausted, price_of
@@ -33,7 +33,7 @@ from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
 from teacher.config import LoraConfig, RunConfig
 from teacher.parts import cannot_start
-from teacher.run_directory import RunDirectory, asked_for, command_parser, write_json
+from teacher.run_directory import RunDirectory, asked_for, command_parser, unsaved_weights, write_json
 from teacher.train import StopSignal
 from weak_to_strong.cost import Cost
 
@@ -69,10 +69,7 @@ class StrongConfig(Settings):
     lora: LoraConfig | None = None
     """Train a low-rank adapter and merge it; None = all weights."""
 
-    @field_validator("vllm", mode="before")
-    @classmethod
-    def _a_flag_is_the_default(cls, value: Any) -> Any:
-        return {} if value is True else None if value is False else value
+    _vllm_alone = field_validator("vllm", mode="before")(switched)
 
     def client(self, model: str | Path | None = None) -> StudentConfig:
         """How its weights, or others of the same architecture, answer."""
@@ -102,10 +99,7 @@ class SisterConfig(Settings):
     ray: RayConfig | None = None
     """`--ray`, or any setting of it: chains (W2SR) and the arms of the measurement are answered on Ray workers; None = in this process."""
 
-    @field_validator("ray", mode="before")
-    @classmethod
-    def _ray_alone_is_its_default(cls, value: Any) -> Any:
-        return {} if value is True else None if value is False else value
+    _ray_alone = field_validator("ray", mode="before")(switched)
 
     @model_validator(mode="before")
     @classmethod
@@ -245,19 +239,10 @@ def carry_out(config: Config, run: RunDirectory | None, work: Callable[[Run[Conf
         except BudgetExhausted as error:
             raise RunError(f"{error}: --resume={run.path} --budget.usd=MORE") from None
         except Exception as error:
-            reason = of_the_disk(error)
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else unsaved_weights(error)
             if reason is None:
                 raise
             raise RunError(f"{run.path}: {reason}; mend that and go on with --resume={run.path}") from None
-
-
-def of_the_disk(error: Exception) -> str | None:
-    """What a failed read or write says in one line, by the system, safetensors or torch; None for any other error."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    lines = str(error).strip().splitlines()
-    known = type(error).__name__ == "SafetensorError" or (lines and ("PytorchStreamWriter" in lines[0] or "inline_container" in lines[0]))
-    return lines[0] if known and lines else None
 
 
 def sister_body(

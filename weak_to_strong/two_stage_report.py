@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.paired import Comparison
+from weak_to_strong.misfit_callback import before_and_after
 
 WORDS = {
     "stage_one": "Stage I: stage one - full weak fine-tuning",
@@ -41,19 +42,29 @@ def rounds_table(rounds: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any] |
             for name, found in line["tuned"].items()
             if found["epochs"] and "right" in found["epochs"][-1]
         }
+        misfit = ", ".join(f"{name} {before_and_after(found)}" for name, found in line["tuned"].items())
         rows.append(
             [
                 line["round"], f"{line['kept']} ({line['share']:.1%})", _percent(right.get("first")), _percent(right.get("second")),
-                _percent(kept.get("weak")), _percent(kept.get("icl")), ", ".join(f"{k} {v:.1%}" for k, v in validated.items()),
+                _percent(kept.get("weak")), _percent(kept.get("icl")), ", ".join(f"{k} {v:.1%}" for k, v in validated.items()), misfit,
             ]
         )  # fmt: skip
-    note = "Shares right are by gold and for this table alone."
+    note = "Shares right are by gold and for this table alone. Misfit: nats a token of the weak answers, before and after training."
     if pairs is not None:
         outcomes = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in pairs["outcomes"].items() if count)
         note += f" Stage II: {pairs['pairs']} pairs, the weak text chosen in {pairs['weak_chosen']}; questions by rule: {outcomes}."
         if "right" in pairs:
             note += f" Right among the chosen {pairs['right']['chosen']:.1%}, among the rejected {pairs['right']['rejected']:.1%}."
-    head = ["round", "kept", "first source right", "second source right", "kept weak texts right", "kept icl texts right", "validation"]
+    head = [
+        "round",
+        "kept",
+        "first source right",
+        "second source right",
+        "kept weak texts right",
+        "kept icl texts right",
+        "validation",
+        "misfit",
+    ]
     return {"title": "Rounds of Stage I", "note": note, "head": head, "rows": rows}
 
 

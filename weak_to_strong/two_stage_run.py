@@ -17,11 +17,10 @@ from exchange.records import Completion, PublicExample
 from rewards.correctness import Grader, grade_answer
 from student_clients import StudentConfig, sampling
 from tasks import has_gold
-from teacher.policy import load_model
 from weak_to_strong.agreement import Answer, AnswerKey, JudgeKey, Pool, TaskKey
 from weak_to_strong.cost import Cost, asked
 from weak_to_strong.fine_tuning import fine_tune
-from weak_to_strong.misfit_callback import misfit_callback, text_misfit
+from weak_to_strong.misfit_callback import Followed
 from weak_to_strong.preference_tuning import prefer
 from weak_to_strong.run import Run
 from weak_to_strong.stage_one import SETS, SetName, ask, demonstrated, goes_on, select_consistent, training_rows
@@ -30,9 +29,6 @@ from weak_to_strong.traces import read_traces
 from weak_to_strong.two_stage_config import TwoStageConfig
 from weak_to_strong.two_stage_measure import measure
 from weak_to_strong.w2sr_run import parameters_of
-
-MISFIT_ROWS = 100
-"""Weak texts on which misfit is followed."""
 
 
 def plan(config: TwoStageConfig) -> dict[str, Any]:
@@ -102,7 +98,7 @@ class TwoStage:
         return self._folder(f"round_{number}_{name}")
 
     def _answered(self, name: str, make: Callable[[], tuple[list[Answer], Cost]]) -> Pool:
-        """The answers of a phase, made once and kept as NAME.jsonl."""
+        """The answers of a phase, made once and kept as NAME.jsonl. A phase without one whole answer is none: a resumed run asks again."""
         path = self.run.path / f"{name}.jsonl"
 
         def phase() -> dict[str, Any]:
@@ -110,11 +106,12 @@ class TwoStage:
             temporary = path.with_name(path.name + ".tmp")
             temporary.write_text("".join(answer.model_dump_json() + "\n" for answer in found), encoding="utf-8")
             temporary.replace(path)
-            return {"answers": len(found), "whole": sum(answer.whole is not None for answer in found), "cost": cost.model_dump()}
+            whole = sum(answer.whole is not None for answer in found)
+            if not whole:
+                raise RunError(f"{name}: not one of {len(found)} answers is whole (failed, empty, or cut at max_tokens); look at {path}")
+            return {"answers": len(found), "whole": whole, "cost": cost.model_dump()}
 
-        held = self.run.once(name, phase)
-        if not held["whole"]:
-            raise RunError(f"{name}: not one of {held['answers']} answers is whole (failed, empty, or cut at max_tokens); look at {path}")
+        self.run.once(name, phase)
         return Pool.of([Answer.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
     def _ask_weak(self) -> tuple[list[Answer], Cost]:
@@ -212,31 +209,19 @@ class TwoStage:
     def _tune(self, name: str, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Fine-tune the untrained student on (question id, text) rows, once; misfit against the weak texts is followed on the way."""
         run, config = self.run, self.config
-        weak = [(q.id, text) for q in self.public[:MISFIT_ROWS] for text in [self.weak.whole(q.id)] if text is not None]
+        weak = [(q.id, text) for q in self.public for text in [self.weak.whole(q.id)] if text is not None]
 
         def make() -> dict[str, Any]:
             run.release()
-            steps: list[tuple[int, float]] = []
-            callback = self._misfit(weak, lambda step, value: steps.append((step, round(value, 4))))
+            followed = Followed(run.directory, name, config.strong.model, training_rows(self.public, weak))
             tuned = fine_tune(
                 config.strong.model, training_rows(self.public, rows), config.fine_tune, config.strong, seed=config.seed,
-                out=self._folder(name), work=run.path / "checkpoints" / name, say=run.say, callbacks=[callback],
+                out=self._folder(name), work=run.path / "checkpoints" / name, say=run.say, callbacks=[followed.callback],
                 watched=self.validation[: config.fine_tune.watch] if self.graded else (),
             )  # fmt: skip
-            return {**tuned, "misfit": steps}
+            return {**tuned, "misfit": followed.steps()}
 
         return run.once(name, make)
-
-    def _misfit(self, weak: Sequence[tuple[str, str]], record: Callable[[int, float], None]) -> Any:
-        _, tokenizer = load_model(self.config.strong.model)
-        rows = [
-            {
-                "prompt": tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False),
-                "completion": row["completion"][0]["content"],
-            }
-            for row in training_rows(self.public, weak)
-        ]
-        return misfit_callback(lambda model: text_misfit(model, tokenizer, rows), record, every=50)
 
     def _stage_two(self, stage_one: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Sample the Stage I model, make the pairs, learn them; (how the pairs came about, how they were learnt)."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, field_validator
 
-from exchange.settings import SettingError, Settings
+from exchange.settings import SettingError, Settings, switched
 from lab.weights_folder import resolve_model
 from student_clients import StudentConfig
 from tasks import TASKS, has_gold
@@ -54,10 +53,7 @@ class W2SRConfig(SisterConfig):
     ceiling: CeilingConfig | None = None
     """`--ceiling`: also train the student by GRPO, for RGR and the cost ratio."""
 
-    @field_validator("ceiling", mode="before")
-    @classmethod
-    def _a_flag_is_the_default(cls, value: Any) -> Any:
-        return {} if value is True else None if value is False else value
+    _ceiling_alone = field_validator("ceiling", mode="before")(switched)
 
     @property
     def algorithm(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.paired import arm_result
+from exchange.command import RunError
 from exchange.records import Example
 from exchange.settings import SettingError
 from lab.weights_folder import read_manifest, resolve_model
@@ -23,6 +24,7 @@ from weak_to_strong.cost import Cost, asked, ratio
 from weak_to_strong.fine_tuning import fine_tune, rows_of
 from weak_to_strong.gap import Recovered, recovered
 from weak_to_strong.measuring import Asked, answers, grades, measured
+from weak_to_strong.misfit_callback import Followed, before_and_after
 from weak_to_strong.run import Run
 from weak_to_strong.traces import check_usable, chosen, clean, graded, read_traces, save_traces, write_traces
 from weak_to_strong.w2sr_config import W2SRConfig
@@ -135,6 +137,8 @@ class W2SR:
                 completion_tokens=sum(t.n_tokens for t in traces),
             )  # fmt: skip
         save_traces(run.path / "traces.jsonl", traces)
+        if all(trace.completion is None for trace in traces):  # no phase that is done: a resumed run asks again
+            raise RunError(f"traces: not one of {len(traces)} chains came, every call failed; mend that and go on with --resume={run.path}")
         kept, dropped = clean(traces, {example.id: example.query for example in self.asked}, config.hygiene)
         known = [t.is_correct for t in traces if t.is_correct is not None]
         interval = arm_result([float(value) for value in known], alpha=config.eval.alpha) if known else None
@@ -159,12 +163,15 @@ class W2SR:
         )
         check_usable(traces, kept, dropped, taken, config.variant, run.path / "traces.jsonl")
         by_id: dict[str, Example] = {example.id: example for example in self.asked}
+        weak, learnt = (rows_of([(by_id[t.example_id], t.completion or "") for t in chains]) for chains in (kept, taken))
+        followed = Followed(run.directory, "student", config.strong.model, weak)
         tuned = fine_tune(
-            config.strong.model, rows_of([(by_id[t.example_id], t.completion or "") for t in taken]), config.fine_tune, config.strong,
-            seed=config.seed, out=self.student, work=run.path / "checkpoints" / "student", say=run.say,
+            config.strong.model, learnt, config.fine_tune, config.strong, seed=config.seed, out=self.student,
+            work=run.path / "checkpoints" / "student", say=run.say, callbacks=[followed.callback],
             watched=self.validation[: config.fine_tune.watch],
         )  # fmt: skip
-        return {"variants": sizes, "taken_right": round(sum(bool(t.is_correct) for t in taken) / len(taken), 4), **tuned}
+        facts = {"variants": sizes, "taken_right": round(sum(bool(t.is_correct) for t in taken) / len(taken), 4)}
+        return {**facts, **tuned, "misfit": followed.steps()}
 
     def _ceiling(self) -> tuple[dict[str, Any] | None, Path | None]:
         """(what the ceiling's training was, the folder of its student)."""
@@ -225,6 +232,7 @@ def traces_table(held: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
     rows += [[f"dropped: {rule}", count] for rule, count in held["dropped"].items() if count]
     rows += [["kept", held["kept"]], *([f"variant {name}", count] for name, count in tuned["variants"].items())]
     rows += [["too long for the context", tuned["too_long"]], ["learnt from", tuned["rows"]]]
+    rows += [["misfit against the chains kept, nats a token, before and after", before_and_after(tuned)]]
     rows += [["name two different answers (last one counts)", held["first_and_last_differ"]]]
     for line in tuned["epochs"]:
         if "right" in line:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,12 @@ def test_a_server_that_ends_mid_run_costs_no_episode(
             nonlocal victims
             await student.check()
             rubric = Rubric(RewardConfig())
-            tasks = [
-                asyncio.ensure_future(run_episode(e, i, arm="x", student=student, params=PARAMS, reward=rubric)) for e, i in instructed(200)
-            ]
-            while not victims and not all(task.done() for task in tasks):
+            # New questions follow until the victim is seen to have served: it may be slow to begin, and slow to say so.
+            questions, tasks = cycle(instructed(200)), []
+            while not victims and len(tasks) < 3000:
+                for example, instruction in islice(questions, 96 - sum(not task.done() for task in tasks)):
+                    episode = run_episode(example, instruction, arm="x", student=student, params=PARAMS, reward=rubric)
+                    tasks.append(asyncio.ensure_future(episode))
                 victims = await asyncio.to_thread(victim.completions_made)
             os.killpg(victim.pid, sign)
             episodes = await asyncio.gather(*tasks)
@@ -74,9 +77,9 @@ def test_a_server_that_ends_mid_run_costs_no_episode(
     finish = {completion.finish_reason for episode in episodes for completion in episode.completions}
     assert finish <= {"stop", "length"}, "a text cut off by the server's end is no answer"
     assert victims > 0, "it served before it ended"
-    assert live_vllm.completions_made() - made_before > 100
+    assert live_vllm.completions_made() - made_before >= 50
     assert student.stats.failures == 0
-    assert student.stats.calls > 200, "some were in flight and sent again"
+    assert student.stats.calls > len(episodes), "some were in flight and sent again"
 
 
 @pytest.mark.slow

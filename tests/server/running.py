@@ -10,12 +10,15 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from server.__main__ import web_config
+from server.settings import ServerSettings
+
 
 @contextmanager
-def running_app(app: FastAPI) -> Iterator[str]:
-    """The app's address while the block runs."""
+def running_app(app: FastAPI, settings: ServerSettings | None = None) -> Iterator[str]:
+    """The app's address while the block runs; served as `python -m server` does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        web = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        web = uvicorn.Server(web_config(settings or ServerSettings(), app))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -36,7 +36,8 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running_app(create_app(ServerSettings(body_time_s=0.5, max_body_bytes=50_000), FakeTeacher(POLICY))) as address:
+    settings = ServerSettings(body_time_s=0.5, max_body_bytes=50_000, max_head_bytes=20_000)
+    with running_app(create_app(settings, FakeTeacher(POLICY)), settings) as address:
         yield address
 
 
@@ -115,11 +116,45 @@ def test_two_ways_to_read_the_length_are_none(address: str, lengths: bytes) -> N
     assert not POLICY.batches
 
 
-def test_a_header_bomb(address: str) -> None:
-    bomb = [b"X-%d: " % i + b"y" * 60_000 + b"\r\n" for i in range(200)]
-    said = talk(address, HEAD + b"Content-Length: %d\r\n" % len(BODY), *bomb, b"\r\n" + BODY)
-    assert all(status in (400, 413, 431) for status in statuses(said))
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"X-%d: " % i + b"y" * 900 + b"\r\n" for i in range(22)],
+        [b"X-0: " + b"y" * 20_000],
+        [b"X-0: " + b"y" * 19_990 + b"\r\n\r\n" + BODY],
+    ],
+    ids=["many", "one that does not end", "in one piece"],
+)
+def test_a_header_bomb(address: str, pieces: list[bytes]) -> None:
+    said = talk(address, HEAD + b"Content-Length: %d\r\n" % len(BODY), *pieces, half_close=False)
+    assert statuses(said) == [431] and b'"type":"too_large"' in said
     assert not POLICY.batches
+
+
+def test_headers_below_the_limit_are_no_bomb(address: str) -> None:
+    pad = b"X-0: " + b"y" * 19_000 + b"\r\nConnection: close\r\n\r\n"
+    assert statuses(talk(address, HEAD + b"Content-Length: %d\r\n" % len(BODY), pad + BODY, half_close=False)) == [200]
+
+
+def test_twelve_megabytes_of_headers_reach_nobody(address: str) -> None:
+    said = talk(address, HEAD, *[b"X-%d: " % i + b"y" * 60_000 + b"\r\n" for i in range(200)], b"\r\n" + BODY, half_close=False)
+    assert statuses(said) in ([], [431])  # it hears of it only where it stops to listen
+    assert not POLICY.batches
+
+
+def test_a_head_that_never_ends(address: str) -> None:
+    began = time.monotonic()
+    said = talk(address, HEAD, *[b"X-0: y\r\n"] * 4, pause_s=0.1, half_close=False)
+    assert statuses(said) == [408] and 0.3 < time.monotonic() - began < 10
+
+
+def test_a_connection_without_a_word(address: str) -> None:
+    assert talk(address, half_close=False) == b""
+
+
+def test_a_second_head_on_the_same_connection_has_its_own_size(address: str) -> None:
+    head = HEAD + b"Content-Length: %d\r\nX-0: " % len(BODY) + b"y" * 12_000 + b"\r\n"
+    assert statuses(talk(address, head + b"\r\n" + BODY, head + b"Connection: close\r\n\r\n" + BODY, half_close=False)) == [200, 200]
 
 
 def test_a_caller_of_ten_bytes_a_second(address: str) -> None:

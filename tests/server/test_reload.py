@@ -17,7 +17,7 @@ from lab.weights_folder import weights_dir
 from server.app import create_app
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, load
-from store import EventLog
+from store import EventLog, StoreError
 from teacher.policy import MANIFEST, teacher_sha256
 from tests.redis_server import RedisServer, running_redis
 from tests.server.test_instruct import assert_error
@@ -283,3 +283,61 @@ def test_a_roll_back_puts_the_one_before_in_its_place_and_what_is_gone_is_refuse
     assert_error(back(), 409, "conflict", "no other teacher has served")
     assert_error(client.post("/teachers/other/rollback"), 404, "not_found", "known: default")
     assert client.post("/teachers/default/rollback", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
+def test_a_teacher_is_added_beside_the_others_as_an_arm_stays_over_a_restart_and_is_removed(runs: Path, tmp_path: Path) -> None:
+    add_run(runs, "first")
+    folder = add_run(runs, "second", other_words)
+    settings = ServerSettings(teacher=str(runs / "first"), event_log=str(tmp_path / "events.db"), deadline_ms=30_000)
+
+    def server() -> TestClient:
+        options = {"batch_size": 32, "threads": 1, "timeout_s": 30}
+        sources = {"default": TeacherSource(folder=settings.teacher), **settings.teachers}
+        teachers = {name: load(source, name, **options) for name, source in sources.items()}
+        return TestClient(create_app(settings, teachers["default"], teachers))
+
+    async def refuse(*_: Any) -> None:
+        raise StoreError("the disk is full")
+
+    def sums(client: TestClient) -> dict[str, str]:
+        return {name: teacher["sha256"] for name, teacher in client.get("/teachers").json()["teachers"].items()}
+
+    with server() as a, server() as b:
+        put = {"run": "second"}
+        assert [a.put("/teachers/second", json=put).status_code for _ in range(2)] == [201, 200]
+        drawn = a.put("/teachers/drawn", json={"run": "second", "temperature": 1.5}).json()
+        assert drawn["id"].endswith("-t1.5") and drawn["sha256"] != teacher_sha256(folder)
+        until(lambda: sums(b) == sums(a), "the other replica did not follow")
+        assert set(sums(b)) == {"default", "second", "drawn"} and sums(b)["second"] == teacher_sha256(folder)
+        arms = [{"name": "old", "teacher": sums(a)["default"], "weight": 0.5}, {"name": "new", "teacher": drawn["id"], "weight": 0.5}]
+        made = {"id": "e", "arms": arms, "control": "old", "metric": {"name": "m", "kind": "binary"}, "planned_n": 100}
+        assert a.post("/experiments", json=made).status_code == 201
+        ask = {"query": QUERY, "experiment": "e", "unit": "u", "force_arm": "new"}
+        replies = [a.post("/instruct", json=ask).json() for _ in range(12)]
+        assert {reply["source"] for reply in replies} <= {"teacher", "silence"}  # drawn, never out of the cache
+        assert len({reply["instruction"] for reply in replies}) > 1
+        assert {reply["teacher"]["sha256"] for reply in replies} == {drawn["sha256"]}
+        assert_error(a.put("/teachers/second", json={"run": "first"}), 409, "conflict", "another teacher serves as second")
+        assert_error(a.put("/teachers/third", json={"run": "nowhere"}), 409, "conflict", "no teacher was added")
+        assert_error(a.delete("/teachers/default"), 409, "conflict", "the config has it")
+        assert_error(a.delete("/teachers/nobody"), 404, "not_found", "known: default")
+        before = sums(a)
+    with server() as a, server() as b:
+        assert sums(a) == sums(b) == before
+        assert a.delete("/teachers/drawn").status_code == a.delete("/teachers/second").status_code == 200
+        until(lambda: set(sums(b)) == {"default"}, "the other replica did not remove them")
+        assert a.post("/instruct", json=ask).json()["teacher"]["sha256"] == drawn["sha256"]  # the experiment runs on
+    with server() as a:
+        assert set(sums(a)) == {"default"}
+        assert a.put("/teachers/late", json=put).status_code == 201
+        # What the event log refuses is not half done: it can be asked for again.
+        broken = pytest.MonkeyPatch()
+        broken.setattr(EventLog, "append", refuse)
+        assert_error(a.put("/teachers/later", json=put), 503, "capacity")
+        assert_error(a.delete("/teachers/late"), 503, "capacity")
+        assert set(sums(a)) == {"default", "late"}
+        broken.undo()
+    settings = settings.model_copy(update={"teachers": {"late": TeacherSource(folder=str(runs / "first"))}})
+    with server() as a:
+        assert sums(a)["late"] == sums(a)["default"], "what the config names by now is not what was added under the name before"
+        assert_error(a.delete("/teachers/late"), 409, "conflict", "the config has it")

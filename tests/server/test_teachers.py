@@ -140,3 +140,8 @@ def test_a_remote_teacher_that_is_down_does_not_keep_the_service_down(capsys: py
     source = TeacherSource(folder=str(SHIPPED), base_url=f"http://127.0.0.1:{free_port}/v1", model="t")
     assert _load(ServerSettings(slow_teacher="warn"), "far", source).id
     assert "teacher far does not answer yet" in capsys.readouterr().err
+
+
+def test_a_fixed_text_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="leave out temperature"):
+        TeacherSource(text="Be brief.", temperature=1.0)

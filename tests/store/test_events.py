@@ -12,6 +12,7 @@ import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,6 +149,16 @@ def test_a_file_that_cannot_be_written_is_one_line_and_nothing_is_acknowledged(t
             await log.aclose()
 
     run(body)
+
+
+def test_of_a_commit_the_new_ones_are_told_from_those_that_were_there(tmp_path: Path) -> None:
+    file = EventFile(tmp_path / "events.db")
+    a, b, c, d = (event_of("e", i) for i in range(4))
+    assert file.insert([b])[:2] == ([b], [b])
+    assert file.insert([a, b, c]) == ([a, b, c], [a, c], 1)
+    assert file.insert([d, replace(d, subject="another"), a])[:2] == ([d, d, a], [d])
+    many = [event_of("m", i) for i in range(250)]
+    assert file.insert([*many, many[7]])[:2] == ([*many, many[7]], many)
 
 
 def test_a_torn_tail_loses_nothing_that_was_acknowledged_before_it(tmp_path: Path) -> None:
@@ -481,12 +492,38 @@ def test_what_is_erased_while_it_is_sent_does_not_stay_in_redis(tmp_path: Path, 
     run(body)
 
 
+@pytest.mark.redis
+def test_an_erasure_waits_for_what_an_exchange_has_fetched_and_not_kept_yet(tmp_path: Path, redis_server: RedisServer) -> None:
+    async def body() -> None:
+        a, b = replicas(tmp_path, redis_server)
+        await b.append([event("x", text="secret")])
+        a._failed(StoreError("no answer a moment ago"))  # so that the erasure does not ask for it itself
+        erasing: list[asyncio.Task[int]] = []
+
+        async def erase() -> None:
+            erasing.append(asyncio.create_task(a.erase(lambda topic: True, subject="someone")))
+            await asyncio.sleep(0)
+            await a._in_thread(int)  # whatever it had its thread do has been done
+
+        meanwhile(a, "pull", erase, before=False)
+        await a._exchange()
+        assert await erasing[0] == 1
+        assert await names(a) == []
+        for log in (a, b):
+            await log.exchange()
+        assert (await in_stream(a), await names(b)) == ({"x": (ERASED, {})}, [])
+        for log in (a, b):
+            await log.aclose()
+
+    run(body)
+
+
 def test_no_copy_of_a_text_goes_over_what_was_erased(tmp_path: Path) -> None:
     file = EventFile(tmp_path / "events.db")
     text, remainder = event("x", text="secret"), Event(id="x", topic="t", kind=ERASED, time=1.5)
     _, _, epoch = file.insert([text])
     assert file.erase(lambda topic: True, "someone", None) == 1
-    file.insert([], sent([text], epoch))
+    file.settle(sent([text], epoch), [])
     assert file.some_pending(9) == ([remainder], epoch)
     file.settle(sent([text], epoch), [text])  # another replica's copy was in the stream
     assert file.some_pending(9) == ([remainder], epoch)
@@ -516,7 +553,7 @@ def test_what_an_old_stream_took_is_sent_to_the_new_one(tmp_path: Path, redis_se
             stream = a._stream
             assert stream is not None
             assert [one.id for one in a._sent] == ["x"]
-            await stream._server._ask(lambda server: server.delete(*stream._keys))
+            await stream._server._ask("DEL", *stream._keys)
 
         meanwhile(a if noticed_by == "the writer" else sibling, "pull", lose)
         await (a if noticed_by == "the writer" else sibling).exchange()

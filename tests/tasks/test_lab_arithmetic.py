@@ -10,6 +10,7 @@ from tasks import TaskConfig, lab_arithmetic
 from tasks.lab_arithmetic import draw_question, family_weights, test_pair
 from tasks.lab_families import FAMILIES, NAMES, TEST_NAMES
 from tasks.lab_language import all_advice, parse, work, write_down
+from tasks.lab_texts import TRAINING, VALIDATION
 
 test_pair.__test__ = False  # a function of the task, not a test
 
@@ -38,25 +39,39 @@ def test_splits_share_no_question_and_test_has_its_own_names_pairs_and_texts():
     assert not pairs["test"] & pairs["train"]
 
 
-def texts_of(text):
-    """Of a question: whether its story, and whether its last sentence, is one kept for the test split (numbers and names aside)."""
-
-    def matches(template):
-        pattern = re.escape(template)
-        for slot in ("n", "m", "i", "a", "b"):
-            pattern = pattern.replace(re.escape(f"{{{slot}}}"), r"\w+")
-        return re.search(pattern, text) is not None
-
-    stories = [stories[-1] for family in FAMILIES.values() for stories in (family.big_first, family.big_second)]
-    return any(map(matches, stories)), any(matches(family.questions[-1]) for family in FAMILIES.values())
+HELD_OUT = {
+    "test": [text for family in FAMILIES.values() for text in (family.big_first[-1], family.big_second[-1], family.questions[-1])],
+    "validation": [text for texts in VALIDATION.values() for text in texts],
+}
+TRAINED_ON = [text for parts in TRAINING.values() for texts in parts for text in texts]
 
 
-def test_held_out_texts_are_in_every_test_question_and_in_no_other():
+def holds(text, templates):
+    """Whether a question is told by one of these texts (numbers and names aside)."""
+    patterns = [re.sub(r"\\{\w\\}", r"\\w+", re.escape(template)) for template in templates]
+    return any(re.search(pattern, text) for pattern in patterns)
+
+
+def test_a_split_has_its_own_text_in_every_question_and_no_other_has_it():
     for split in ("train", "validation", "test"):
         for example in lab_arithmetic.load(split, limit=500):
-            assert any(texts_of(example.query)) == (split == "test"), example.query
+            for owner, templates in HELD_OUT.items():
+                assert holds(example.query, templates) == (split == owner), example.query
     rng = random.Random(0)
-    assert not any(any(texts_of(corpus.story(rng).text)) for _ in range(500))
+    told = [corpus.story(rng).text for _ in range(500)]
+    assert not any(holds(text, templates) for text in told for templates in (*HELD_OUT.values(), TRAINED_ON))
+
+
+def test_training_has_more_texts_than_the_models_were_pretrained_on_and_no_other_split_has_those():
+    of_train = [example.query for example in lab_arithmetic.load("train", limit=3000)]
+    assert all(any(holds(query, [text]) for query in of_train) for text in TRAINED_ON)
+    for split in ("validation", "test"):
+        assert not any(holds(example.query, TRAINED_ON) for example in lab_arithmetic.load(split, limit=500))
+
+
+def test_the_texts_of_splits_add_no_word_to_the_vocabulary():
+    words = {word.strip(".,?") for text in (*HELD_OUT["validation"], *TRAINED_ON) for word in text.split() if "{" not in word}
+    assert words <= set(corpus.SALAD)
 
 
 def test_the_language_has_648_instructions_that_parse_back():
@@ -126,7 +141,7 @@ def test_the_dial_mixes_the_families():
 
 
 def test_no_family_has_more_than_a_third_of_a_dial_one_split_right_by_one_procedure():
-    drawn = [draw_question(random.Random(i), test=True, weights=family_weights(1.0)) for i in range(3000)]
+    drawn = [draw_question(random.Random(i), split="test", weights=family_weights(1.0)) for i in range(3000)]
     share = sum(q.operation == "add" for q in drawn) / len(drawn)
     assert 0.32 < share < 0.40
 

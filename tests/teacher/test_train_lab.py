@@ -43,7 +43,8 @@ def command(*flags):
     return [sys.executable, "-m", "teacher.train", *TINY, *flags]
 
 
-def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsys):
+def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsys, monkeypatch):
+    monkeypatch.setenv("WST_CACHE_DIR", str(runs.parent / "cache"))  # no other test has paid for its answers
     assert main(TINY) == 0
     run = RunDirectory(next(runs.iterdir()))
     summary = json.loads((run.path / "summary.json").read_text())

@@ -181,3 +181,19 @@ def test_misfit_is_followed_in_training(tmp_path: Path) -> None:
     assert seen[-1][1] < seen[0][1] / 2
     model, _ = load_model(str(tmp_path / "out"))
     assert text_misfit(model, tokenizer, texts) == pytest.approx(seen[-1][1], rel=1e-3)
+
+
+def test_a_training_that_is_gone_on_with_is_measured_where_an_unbroken_one_is() -> None:
+    from types import SimpleNamespace
+
+    from weak_to_strong.misfit_callback import misfit_callback
+
+    def measured(*steps: int) -> list[int]:
+        seen: list[int] = []
+        callback = misfit_callback(lambda model: 1.0, lambda step, value: seen.append(step), every=2)
+        for name, step in zip(("on_train_begin", *(["on_step_end"] * (len(steps) - 2)), "on_train_end"), steps, strict=True):
+            getattr(callback, name)(None, SimpleNamespace(global_step=step), None)
+        return seen
+
+    assert measured(0, 1, 2, 3, 4, 5, 5) == [0, 2, 4, 5]
+    assert measured(3, 4, 5, 5) == [4, 5]

@@ -127,7 +127,27 @@ def test_orpos_loss_on_worked_numbers() -> None:
 
 @pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
 def test_pairs_move_the_model_towards_the_chosen_side(stage_one: Path, tmp_path: Path, algorithm: str) -> None:
-    facts = prefer(stage_one, ROWS, config(algorithm=algorithm, epochs=4), STRONG, seed=0, out=tmp_path / "out", work=tmp_path / "work")
+    """Broken off in the third of four epochs and gone on with from the second one's end."""
+    from transformers import TrainerCallback
+
+    begun = []
+
+    class Killed(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            begun.append(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5 and len(begun) == 1:
+                raise KeyboardInterrupt
+
+    def learnt() -> dict[str, Any]:
+        settings = config(algorithm=algorithm, epochs=4)
+        return prefer(stage_one, ROWS, settings, STRONG, seed=0, out=tmp_path / "out", work=tmp_path / "work", callbacks=[Killed()])
+
+    with pytest.raises(KeyboardInterrupt):
+        learnt()
+    facts = learnt()
+    assert begun == [0, 4]
     assert facts["pairs"] == 8 and facts["steps"] == 8 and facts["too_long"] == 0
     trainer = preference_trainer(stage_one, plain(ROWS), config(batch_size=8), STRONG, seed=0, work=tmp_path / "measure")
     batch = next(iter(trainer.get_train_dataloader()))

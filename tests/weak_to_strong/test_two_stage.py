@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from exchange.command import RunError
 from exchange.settings import SettingError, load, parse_flags, parse_known
 from student_clients.ledger import StudentStats
-from teacher.run_directory import RunDirectory, asked_for, command_parser
+from teacher.run_directory import RunDirectory, asked_for, command_parser, unsaved_weights
 from teacher.train import StopSignal
 from weak_to_strong.agreement import Pool
-from weak_to_strong.run import Run, carry_out, of_the_disk
+from weak_to_strong.run import Run, carry_out
 from weak_to_strong.two_stage import main
 from weak_to_strong.two_stage_config import TwoStageConfig, resolve
 
@@ -83,6 +83,7 @@ def test_everything_filtered_away_is_said(capsys: pytest.CaptureFixture[str], tm
     assert "everything is filtered away, the sources agree on none of 40 questions" in capsys.readouterr().err
     assert main([*SMALL, f"--weak_file={weak_file(tmp_path, [''] * 40)}"]) == 1
     assert "weak: not one of 40 answers is whole" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("runs/*/phases/weak.json"))) == 1, "the first run's: a resumed one asks again where nothing came"
 
 
 def test_what_comes_after_stage_one_may_change_until_pairs_are_made() -> None:
@@ -174,7 +175,7 @@ def test_a_disk_that_takes_no_more_is_one_line(error: Exception, capsys: pytest.
     with pytest.raises(RunError, match=r"mend that and go on with --resume=") as found, StopSignal() as stop:
         carry_out(TwoStageConfig(), None, work, stop)
     assert "\n" not in str(found.value) and str(error.args[-1])[:20] in str(found.value)
-    assert of_the_disk(RuntimeError("shapes differ")) is None
+    assert unsaved_weights(RuntimeError("shapes differ")) is None
 
 
 def test_a_whole_run_and_one_that_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_model_at_a_time: set[str]) -> None:

@@ -102,6 +102,8 @@ def test_a_run_is_broken_off_and_gone_on_with_and_its_chains_serve_another(tmp_p
     }  # fmt: skip
     assert summary["traces"]["chains"] == 40 and summary["cost"]["traces"]["calls"] == 40 and summary["rgr"] is None
     assert 0 < summary["traces"]["right"] < 1
+    misfit = summary["fine_tune"]["misfit"]
+    assert misfit[0][0] == 0 and misfit[-1][0] == summary["fine_tune"]["steps"] and misfit[-1][1] < misfit[0][1]
     assert (run / "report.html").exists() and "Chains" in (run / "report.md").read_text()
     assert main([f"--resume={run}"]) == 2
     assert "this run is finished" in capsys.readouterr().err
@@ -136,6 +138,13 @@ def test_chains_of_a_recording(tmp_path, one_model_at_a_time):
 def test_what_nothing_can_be_learnt_from_ends_the_run(tmp_path, capsys):
     assert main([*SMALL, "--weak.max_tokens=2"]) == 1
     assert "all 40 chains were filtered away (truncated 40)" in capsys.readouterr().err
+    file = tmp_path / "of_other_questions.jsonl"
+    line = {"messages": [{"role": "user", "content": "?"}], "completion": {"text": "#### 1", "finish_reason": "stop"}}
+    file.write_text(json.dumps(line) + "\n")
+    run = tmp_path / "failed"
+    assert main([*(flag for flag in SMALL if not flag.startswith("--weak")), f"--weak.replay={file}", f"--run.dir={run}"]) == 1
+    assert "not one of 40 chains came, every call failed; mend that and go on with --resume=" in capsys.readouterr().err
+    assert not (run / "phases" / "traces.json").exists()
 
 
 def test_settings_are_resolved_before_anything_starts():
