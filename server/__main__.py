@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -137,14 +138,14 @@ def web_config(settings: ServerSettings, app: FastAPI | str) -> uvicorn.Config:
     import uvicorn
 
     try:
-        from server.http_protocol import bounded_protocol
+        from server.http_protocol import BoundedProtocol
     except ImportError:  # no httptools on Windows; h11 bounds a head by itself
         http = None
     else:
-        http = bounded_protocol(settings.max_head_bytes, settings.body_time_s)
+        http = partial(BoundedProtocol, max_head_bytes=settings.max_head_bytes, head_time_s=settings.body_time_s)
     return uvicorn.Config(
         app,
-        http=http or "h11",
+        http=http or "h11",  # type: ignore[arg-type]  # called, never subclassed
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from uvicorn import Config
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import SIGNALS
 
+from server.__main__ import web_config
+from server.settings import ServerSettings
 from server.workers import Worker, Workers
 from tests.server.test_operations import samples
 from tests.student_clients.conftest import chat
@@ -67,6 +70,11 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.05)
+
+
+def test_how_one_worker_is_served_reaches_its_process() -> None:
+    config = pickle.loads(pickle.dumps(web_config(ServerSettings(max_head_bytes=4096, body_time_s=3.0), "server.workers")))
+    assert config.http.keywords == {"max_head_bytes": 4096, "head_time_s": 3.0}
 
 
 @pytest.mark.slow
