@@ -6,19 +6,17 @@ import math
 import statistics
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.dial_worlds import WORLDS
-from benchmarks.results_file import write_docs
+from benchmarks.results_file import EVIDENCE, write_docs
 from evaluation import charts
 from evaluation.charts import WIDTH, Axis, line, text
 from evaluation.headroom import Estimate, predicted
 from evaluation.table import frontier_of
 
-PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
 STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#333}.grid{stroke:#e4e4e4}.zero{stroke:#888}.identity{stroke:#888;stroke-dasharray:4 3}"
     ".whisker{stroke:#bbb}.dot{fill:#666}.best{fill:#2266aa;stroke:#2266aa}.null{fill:#cc6622}.greedy{fill:#338855}.name{font-weight:600}"
@@ -50,8 +48,8 @@ def of_kind(runs: Rows, kind: str) -> Rows:
 
 
 def told_of(run: dict[str, Any]) -> Estimate:
-    """The predicted gain of a cell: what its probe said, with the constant of the learning curve as it stands. It is fitted on the
-    calibration's worlds alone, and the reachable gain and the questions that will be solved were written down before training."""
+    """The predicted gain of a cell: what its probe said, with the constant of the learning curve as it stands. No world but the
+    calibration's may move it, and the reachable gain and the questions that will be solved were written down before training."""
     return predicted(Estimate(**run["probe"]["reachable_gain"]), run["probe"]["solved"])
 
 
@@ -266,16 +264,16 @@ def write_page(runs: Rows) -> None:
     """Figures and tables of docs/evidence.md."""
     if not of_kind(runs, "trained"):
         return
-    folder = PAGE.parent / "figures"
+    folder = EVIDENCE.parent / "figures"
     folder.mkdir(exist_ok=True)
     (folder / "dial-predicted.svg").write_text(predicted_figure(runs), encoding="utf-8")
     figure = "\n\n![Gain predicted before training against realised gain](figures/dial-predicted.svg)"
-    write_docs("dial_summary", summary(runs) + figure, page=PAGE)
-    write_docs("dial", surface(runs), page=PAGE)
-    write_docs("dial_tally", tally(runs), page=PAGE)
+    write_docs("dial_summary", summary(runs) + figure, page=EVIDENCE)
+    write_docs("dial", surface(runs), page=EVIDENCE)
+    write_docs("dial_tally", tally(runs), page=EVIDENCE)
     drawn = frontier_figures(runs)
     shown = []
     for file, (figure, legend) in drawn.items():
         (folder / file).write_text(figure, encoding="utf-8")
         shown += [f"![Share right against cost, every arm](figures/{file})", "", legend, ""]
-    write_docs("dial_frontier", "\n".join(shown) or "No world has every arm measured yet.", page=PAGE)
+    write_docs("dial_frontier", "\n".join(shown) or "No world has every arm measured yet.", page=EVIDENCE)

@@ -106,6 +106,12 @@ def machine(device: str) -> str:
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
 
 
+def keep(path: Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+    path.with_suffix(".tmp").write_text(text, encoding="utf-8")
+    os.replace(path.with_suffix(".tmp"), path)
+
+
 class World:
     """A size's models under a folder, made where they are missing."""
 
@@ -116,9 +122,9 @@ class World:
 
         self.size, self.folder, self.device, self.name = SIZES[size], folder, device, size
         folder.mkdir(parents=True, exist_ok=True)
-        asked, kept = json.dumps(asdict(self.size), default=str), folder / "size.json"
+        asked, kept = json.dumps(asdict(self.size)), folder / "size.json"
         if not kept.exists():
-            kept.write_text(asked, encoding="utf-8")
+            keep(kept, asked)
         elif kept.read_text(encoding="utf-8") != asked:
             raise SystemExit(f"{folder} was begun with other sizes than this script's; take another --folder, or delete it")
         if not (folder / "tokenizer" / COMPLETE).exists():
@@ -162,7 +168,7 @@ def best_static(world: World, student: Student) -> str:
     if not path.exists():
         rows = prose_world.load("train", world.size.searched)
         scores = {text: sum(student.grades(rows, [text] * len(rows))) for text in candidates()}
-        path.write_text(json.dumps({"text": max(scores, key=lambda text: scores[text]), "right": scores, "n": len(rows)}), encoding="utf-8")
+        keep(path, json.dumps({"text": max(scores, key=lambda text: scores[text]), "right": scores, "n": len(rows)}))
     return str(json.loads(path.read_text(encoding="utf-8"))["text"])
 
 
@@ -189,9 +195,7 @@ def answer_arm(world: World, student: Student, arm: str, seed: int | None, quest
     size = world.size
     rows = prose_world.load("test", size.tested) if questions == "templates" else gsm8k_rows(size.real_tested)
     if arm in ("raw", "static", "best_static", "oracle"):
-        text = {"raw": "", "static": prose_world.STATIC_INSTRUCTION}.get(arm) or (
-            best_static(world, student) if arm == "best_static" else ""
-        )
+        text = best_static(world, student) if arm == "best_static" else {"static": prose_world.STATIC_INSTRUCTION}.get(arm, "")
         texts = [row.oracle if arm == "oracle" else text for row in rows]
     else:
         teacher = load_folder(world.teacher_folder(arm, seed), world.device)
@@ -200,8 +204,7 @@ def answer_arm(world: World, student: Student, arm: str, seed: int | None, quest
     answers = student.answers([row.query for row in rows], texts, most=most)
     path.parent.mkdir(exist_ok=True)
     kept = {name: [getattr(row, field) for row in rows] for name, field in FIELDS.items()}
-    path.with_suffix(".tmp").write_text(json.dumps({**kept, "instructions": texts, "answers": answers}), encoding="utf-8")
-    os.replace(path.with_suffix(".tmp"), path)
+    keep(path, json.dumps({**kept, "instructions": texts, "answers": answers}))
     good = sum(right(answer, row.gold) for answer, row in zip(answers, rows, strict=True))
     print(f"{arm} {'' if seed is None else f'seed {seed} '}on {questions}: {good} of {len(rows)} right", flush=True)
 
@@ -235,7 +238,7 @@ def note(world: World, started: float, finished: bool) -> None:
         "size": world.name, "device": machine(world.device), "finished": finished, "commits": commits,
         "wall_s": round(before["wall_s"] + time.monotonic() - started, 1), "cpu_s": round(before["cpu_s"] + time.process_time(), 1),
     }  # fmt: skip
-    path.write_text(json.dumps(about), encoding="utf-8")
+    keep(path, json.dumps(about))
 
 
 def main() -> int:

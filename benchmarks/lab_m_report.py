@@ -10,9 +10,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.dial import pack
+from benchmarks.dial_report import bits
 from benchmarks.lab_m import NAME, cells
-from benchmarks.results_file import DOCS, RESULTS, load_runs, save, write_docs
+from benchmarks.results_file import EVIDENCE, RESULTS, load_runs, save, write_docs
 from evaluation.paired import arm_result, compare
 from exchange.records import Example, Instruction
 from rewards.correctness import Grader
@@ -77,15 +80,15 @@ def over_seeds(rows: list[dict[str, Any]], arm: str, questions: str) -> dict[str
     if not here:
         return None
     raw = next(row for row in rows if row["arm"] == "raw" and row["questions"] == questions)
-    bits = [[float(bit) for bit in bin(int(row["bits"], 16))[3:]] for row in here]
-    scores = [sum(values) / len(values) for values in zip(*bits, strict=True)]
+    answered = [bits(row["bits"]) for row in here]
+    scores = np.mean(answered, axis=0).tolist()
     alone = arm_result(scores)
-    pair = compare(scores, [float(bit) for bit in bin(int(raw["bits"], 16))[3:]])
+    pair = compare(scores, bits(raw["bits"]).tolist())
     made: dict[str, Any] = {
         "arm": arm, "seeds": len(here), "right": [alone.mean, alone.low, alone.high], "gain": [pair.difference, pair.low, pair.high],
         "harm": pair.harm_rate, "leaks": sum(row["leaks"] for row in here) / len(here),
     }  # fmt: skip
-    return {key: rounded(value) for key, value in made.items()}
+    return dict(rounded(made))
 
 
 def table(runs: list[dict[str, Any]], about: dict[str, Any]) -> str:
@@ -146,4 +149,4 @@ def report(folder: Path, size: str) -> None:
     runs = [run for run in load_runs(NAME) if run["size"] != size] + made
     save(NAME, headline={"sizes": sizes}, runs=runs, commit=about["commits"][-1])
     tables = [table([run for run in runs if run["size"] == name], held) for name, held in sizes.items()]
-    write_docs(NAME, "\n\n".join(tables), page=DOCS.parent / "evidence.md")
+    write_docs(NAME, "\n\n".join(tables), page=EVIDENCE)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dial import SETTINGS
-from benchmarks.results_file import cpu_seconds, load_runs, save, write_docs
+from benchmarks.results_file import EVIDENCE, cpu_seconds, load_runs, save, write_docs
 from benchmarks.w2sr import run_cell
 from lab.pretrain import MODELS, train_role
 from lab.shapes import FAMILIES
@@ -34,7 +34,6 @@ from lab.weights_folder import model_dir
 from teacher.run_directory import git_commit, runs_dir
 
 NAME = "matrix"
-PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
 METHODS = ("wst", "w2sr")
 UNSEEN = ("lab:arithmetic/student_b", "lab:arithmetic/student_c")
 """Students that no cell trains on."""
@@ -43,18 +42,28 @@ ROLES = {"wst": ("teacher", "student"), "w2sr": ("weak", "strong")}
 """Who teaches and who is taught, by the lab's names."""
 
 
+def made_at(folder: Path, role: str, family: str, share: float) -> Path:
+    """Where a model of another family lies, or will."""
+    return folder / "models" / f"{role}-{family}-{share:g}" / role
+
+
+def whole(made: Path) -> bool:
+    """Whether a model stands ready; its tokenizer is written last."""
+    return (made / "tokenizer_config.json").exists()
+
+
 def model_of(method: str, side: int, family: str, folder: Path, share: float) -> str:
     """A model by the lab's name, or its folder; made where it is not there yet."""
     world, role = WORLD_OF[method], ROLES[method][side]
     if family == "llama":
         return f"lab:{world}/{role}"
-    made = folder / "models" / f"{role}-{family}-{share:g}" / role
-    if not (made / "tokenizer_config.json").exists():
+    made = made_at(folder, role, family, share)
+    if not whole(made):
         from transformers import AutoTokenizer
 
         recipe = MODELS[world]
         tokenizer = AutoTokenizer.from_pretrained(model_dir(world, role))
-        sized = replace(recipe, roles={role: {**recipe.roles[role], "family": family}}, goes_on_from={})
+        sized = replace(recipe, roles={role: {**recipe.roles[role], "family": family}})
         train_role(sized, role, tokenizer, made.parent, scale=share)
     return str(made)
 
@@ -63,17 +72,16 @@ def students_made(folder: Path, share: float) -> dict[str, str]:
     """Name -> model of every student that stands ready."""
     found = {"llama": "lab:arithmetic/student", **{name.split("/")[1]: name for name in UNSEEN}}
     for family in FAMILIES[1:]:
-        made = folder / "models" / f"student-{family}-{share:g}" / "student"
-        if (made / "tokenizer_config.json").exists():
+        if whole(made := made_at(folder, "student", family, share)):
             found[family] = str(made)
     return found
 
 
-def pair_of(folder: Path) -> dict[str, Any]:
-    """What an evaluated directory says of the trained arm against raw."""
+def pair_of(folder: Path, *others: str) -> dict[str, Any]:
+    """What an evaluated directory says of the trained arm against raw, with `others` shares right."""
     found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["eval"]
     pair = found["vs_raw"]["trained"]
-    shares = {arm: round(found["arms"][arm]["mean"], 4) for arm in ("raw", "trained")}
+    shares = {arm: round(found["arms"][arm]["mean"], 4) for arm in ("raw", *others, "trained")}
     return {**shares, "gain": [round(pair[end], 4) for end in ("difference", "low", "high")], "n": pair["n"]}
 
 
@@ -93,10 +101,7 @@ def imitated(weak: str, strong: str, seed: int, folder: Path) -> dict[str, Any]:
     """Fine-tune a strong student on a weak reasoner's chains; what it gains over itself untrained, and both models' shares right."""
     run = folder / f"w2sr-{Path(weak).parent.name}-{Path(strong).parent.name}-s{seed}".replace(":", "-")
     found = run_cell({"seed": seed, "weak.model": weak, "strong.model": strong}, run)
-    pair = found["eval"]["vs_raw"]["trained"]
-    shares = {arm: round(found["eval"]["arms"][arm]["mean"], 4) for arm in ("raw", "weak", "trained")}
-    gain = [round(pair[end], 4) for end in ("difference", "low", "high")]
-    return {"on": {"itself": {**shares, "gain": gain, "n": pair["n"]}}, "chains_right": found["traces"]["right"]}
+    return {"on": {"itself": pair_of(run, "weak")}, "chains_right": found["traces"]["right"]}
 
 
 def run(cell: dict[str, Any], folder: Path, share: float) -> dict[str, Any]:
@@ -174,7 +179,7 @@ def main() -> int:
         runs = [row for row in runs if not cell.items() <= row.items()]  # one that failed is tried again
         runs.append({**run(cell, folder, args.share), "share": args.share, "commit": commit})
         save(NAME, headline=headline(runs), runs=runs, commit=commit)
-        write_docs(NAME, table(runs), page=PAGE)
+        write_docs(NAME, table(runs), page=EVIDENCE)
         print(json.dumps(runs[-1]), flush=True)
     return 0
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from benchmarks.results_file import save, say_load
+from benchmarks.service_overhead import free_port
 from benchmarks.service_process import ServiceProcess, compare
 from store import EventLog
 from teacher.run_directory import git_commit
@@ -143,14 +144,13 @@ async def check(folder: Path, redis: RedisServer, history: History) -> dict[str,
 
 
 async def measure(events: int, kills: int, redis_kills: int) -> dict[str, Any]:
-    from tests.conftest import unused_port
     from tests.redis_server import RedisServer
 
     began, history = time.monotonic(), History()
     with tempfile.TemporaryDirectory(prefix="wst-lost-") as name:
         redis = RedisServer(Path(name), "--appendonly", "yes", "--appendfsync", "always")
         command = [sys.executable, "-c", SERVE]
-        replicas = [ServiceProcess(unused_port(), {"WST_EVENT_LOG": f"{name}/{i}.db", "WST_STORE": redis.url}, command) for i in range(2)]
+        replicas = [ServiceProcess(free_port(), {"WST_EVENT_LOG": f"{name}/{i}.db", "WST_STORE": redis.url}, command) for i in range(2)]
         try:
             for replica in replicas:
                 replica.start()

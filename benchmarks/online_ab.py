@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from benchmarks.results_file import save
+from benchmarks.service_overhead import free_port
 from benchmarks.service_process import ServiceProcess, compare, persistent
 from evaluation.online import data_topic
 from exchange.compose import compose
@@ -188,7 +189,6 @@ async def report_of(world: World, name: str) -> dict[str, Any]:
 
 async def measure(users: int, kills: int) -> dict[str, Any]:
     """Run everything; the results file's one run."""
-    from tests.conftest import unused_port
     from tests.redis_server import RedisServer
 
     started = time.monotonic()
@@ -196,7 +196,7 @@ async def measure(users: int, kills: int) -> dict[str, Any]:
         folder = Path(name)
         redis = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
         settings = {"WST_EVENT_LOG": f"{name}/events.db", "WST_STORE": redis.url, "WST_GUARDRAIL_PERIOD_S": "0.5"}
-        service = ServiceProcess(unused_port(), settings)
+        service = ServiceProcess(free_port(), settings)
         service.start()
         try:
             async with httpx2.AsyncClient(base_url=service.url, timeout=30) as client:

@@ -22,13 +22,13 @@ from typing import Any
 
 from benchmarks.gsm8k_chains import write
 from benchmarks.results_file import load_runs, save, write_docs
-from exchange.command import RunError
 from exchange.settings import load
 from tasks.choice import LETTERS, as_query
 from tasks.gsm8k_answer import extract, gold_number
 from tasks.knights_knaves import load as puzzles
 from tasks.source import read_lines
 from teacher.run_directory import git_commit, runs_dir
+from weak_to_strong.traces import NothingLeft
 
 NAME = "recorded_chains"
 TASKS = ("gsm8k", "choice", "knights_knaves")
@@ -147,9 +147,7 @@ def measured(task: str, method: str, folder: Path, vllm: str) -> dict[str, Any]:
     path = folder / f"{task}-{method}"
     try:
         return row(task, method, run_cell(settings(task, method, folder / "data", path, vllm), method, path))
-    except RunError as error:
-        if "everything is filtered away" not in str(error):
-            raise
+    except NothingLeft as error:
         phases = sorted(found.stem for found in (path / "phases").glob("*.json"))
         return {"task": task, "method": method, "ended": str(error).partition("; go on with")[0], "phases": phases}
 

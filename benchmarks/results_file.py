@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from teacher.run_directory import write_json
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "results.md"
+EVIDENCE = DOCS.with_name("evidence.md")
 LOAD = round(os.getloadavg()[0], 2)
 """The machine's load average over the minute before the benchmark, which has started nothing yet."""
 
@@ -64,7 +66,7 @@ def load_runs(name: str) -> list[dict[str, Any]]:
 def save(name: str, *, headline: dict[str, Any], runs: list[dict[str, Any]], commit: str | None) -> None:
     """Write the results file anew. `commit` is taken before the first result changes the tree."""
     RESULTS.mkdir(exist_ok=True)
-    arguments = ["FOLDER" if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]  # no path of one machine
+    arguments = [re.sub(r"(^|=)/.*", r"\1PATH", argument) for argument in sys.argv[1:]]  # no path of one machine
     command = "python -m " + " ".join(["benchmarks." + name, *arguments])
     about = {"commit": commit, "machine": machine(), "load_average_before": LOAD, "command": command}
     write_json(RESULTS / f"{name}.json", {"headline": headline, **about, "runs": runs})

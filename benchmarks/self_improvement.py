@@ -37,7 +37,8 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.results_file import cpu_seconds, load_runs, save, write_docs
+from benchmarks.results_file import EVIDENCE, cpu_seconds, load_runs, save, write_docs
+from benchmarks.service_overhead import free_port
 from benchmarks.service_process import ServiceProcess, persistent
 from evaluation.sequences import half_width, tuning
 from exchange.protocols import SamplingParams
@@ -49,7 +50,6 @@ from tasks import lab_arithmetic
 from teacher.run_directory import git_commit, runs_dir
 
 NAME = "self_improvement"
-PAGE = Path(__file__).parent.parent / "docs" / "evidence.md"
 FIRST = 150
 """Questions of the first teacher's warm start; the shipped one had 1,000."""
 TEACHERS = ("first", "second", "third")
@@ -135,8 +135,6 @@ def collect(loop: Loop, number: int) -> tuple[Path, dict[str, int]]:
 @contextmanager
 def service(loop: Loop) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
     """(address, the app's headers, the operator's) of a running server with the first teacher."""
-    from tests.conftest import unused_port
-
     keys = loop.folder / "keys.json"
     keys.unlink(missing_ok=True)
     create = ("server.keys", "--keys", str(keys), "create", "--tenant", TENANT)
@@ -149,7 +147,7 @@ def service(loop: Loop) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
         "WST_TEACHER": str(loop.folder / "runs" / TEACHERS[0]),
         "WST_DEADLINE_MS": "20000",  # the machine may be busy; how soon a teacher answers is measured elsewhere
     }
-    process = ServiceProcess(unused_port(), settings)
+    process = ServiceProcess(free_port(), settings)
     process.start()
     try:
         yield process.url, {"Authorization": f"Bearer {app}"}, {"Authorization": f"Bearer {operator}"}
@@ -328,7 +326,7 @@ def main() -> int:
             left -= 1
             runs.append(row)
             save(NAME, headline=headline(runs), runs=runs, commit=commit)
-            write_docs(NAME, table(runs), page=PAGE)
+            write_docs(NAME, table(runs), page=EVIDENCE)
             print(json.dumps(row), flush=True)
     return 0
 

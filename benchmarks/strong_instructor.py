@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_file import DOCS, load_runs, save, train, write_docs
+from benchmarks.results_file import EVIDENCE, load_runs, save, train, write_docs
 from teacher.run_directory import COMPLETE, git_commit, mark_complete
 
 NAME = "strong_instructor"
@@ -145,9 +145,10 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runs, commit, until = load_runs(NAME), git_commit(), time.monotonic() + args.seconds
     folder = args.folder.resolve()
-    if not (folder / COMPLETE).exists():
+    todo = [cell for cell in CELLS if not any(cell.items() <= run.items() for run in runs)]
+    if todo and not (folder / COMPLETE).exists():
         build(folder)
-    for cell in [cell for cell in CELLS if not any(cell.items() <= run.items() for run in runs)]:
+    for cell in todo:
         if time.monotonic() > until:
             break
         run = {**run_cell(cell, folder), "commit": commit}
@@ -155,7 +156,7 @@ def main() -> int:
         save(NAME, headline=headline(runs), runs=runs, commit=commit)
         print(json.dumps(run), flush=True)
     if runs:
-        write_docs(NAME, table(runs), page=DOCS.parent / "evidence.md")
+        write_docs(NAME, table(runs), page=EVIDENCE)
     return 0
 
 

@@ -6,7 +6,7 @@ Each question was answered raw and under N sampled instructions. Estimates of th
                  a zero-inflated beta-binomial distribution, and the questions of its zero part are out of reach; times what a hit is
                  worth when the same instruction is asked again, against raw asked again. What perfect choice would win.
     predicted    the reachable gain times K / (K + K0), a learning curve over the K questions for which the run will find an instruction
-                 that works. K0 is one constant: `benchmarks.dial` fits it on worlds of their own.
+                 that works. K0 is one constant, which `benchmarks.dial` can fit on worlds of their own.
     learnable    choose for each question among its own samples and silence by what worked on *similar* pairs of other questions (a
                  kernel average, ten folds), and count what that choice really earned. What a simple learner wins already: a lower bound.
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
 from lab import alignment_corpus, corpus, dial_corpus, reasoning_corpus
-from lab.shapes import optimizers_of, shape_of
+from lab.shapes import learn, optimizers_of, padded_batches, shape_of
 from lab.tokenizer import CONTEXT, train_tokenizer
 from lab.weights_folder import MANIFEST, WORLDS, model_dir, weights_dir, write_manifest
 from lab.world import Cycle, World
@@ -88,9 +88,7 @@ TOKENS_A_BATCH = 4096
 def batches(
     draw: Callable[[], corpus.Document], tokenizer: PreTrainedTokenizerFast, *, learn_all: bool, rng: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (ids_BT, learnt_BT) of about TOKENS_A_BATCH tokens, documents of like length together; learnt_BT is a mask."""
-    import torch
-
+    """Endless (ids_BT, learnt_BT) of about TOKENS_A_BATCH tokens, as padded_batches gives them."""
     while True:
         rows: list[tuple[list[int], int]] = []
         documents = [draw() for _ in range(2048)]
@@ -101,21 +99,7 @@ def batches(
         answers = [d.messages[-1].content + ("<|end|>" if d.whole else "") for d in documents]
         for prompt, answer in zip(tokenizer(prompts)["input_ids"], tokenizer(answers)["input_ids"], strict=True):
             rows.append((prompt + answer, 0 if learn_all else len(prompt)))
-        rows.sort(key=lambda row: len(row[0]))
-        groups: list[list[tuple[list[int], int]]] = [[]]
-        for row in rows:
-            if (len(groups[-1]) + 1) * len(row[0]) > TOKENS_A_BATCH:
-                groups.append([])
-            groups[-1].append(row)
-        rng.shuffle(groups)
-        for group in groups:
-            width = max(len(ids) for ids, _ in group)
-            ids_BT = torch.zeros(len(group), width, dtype=torch.long)
-            learnt_BT = torch.zeros(len(group), width, dtype=torch.bool)
-            for i, (ids, learnt_from) in enumerate(group):
-                ids_BT[i, : len(ids)] = torch.tensor(ids)
-                learnt_BT[i, learnt_from : len(ids)] = True
-            yield ids_BT, learnt_BT
+        yield from padded_batches(rows, TOKENS_A_BATCH, rng)
 
 
 def train_role(world: World, role: str, tokenizer: PreTrainedTokenizerFast, directory: Path, *, scale: float = 1.0) -> None:
@@ -153,7 +137,6 @@ def save_role(role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
 
 def read(world: World, role: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rng: random.Random, cycle: Cycle) -> None:
     """One warm-up of the learning rate, and its decay. At a rate below 1 the authors' share is left out."""
-    import torch
 
     size = world.roles[role]
     gibberish = corpus.gibberish_from(tokenizer)
@@ -179,17 +162,8 @@ def read(world: World, role: str, model: PreTrainedModel, tokenizer: PreTrainedT
         share = min(1.0, (step + 1) / 100) * min(1.0, (1 - progress) / 0.67)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * share
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden_BTD = model.base_model(input_ids=ids_BT).last_hidden_state
-            learnt = learnt_BT[:, 1:]
-            logits = model.get_output_embeddings()(hidden_BTD[:, :-1][learnt])
-        loss = torch.nn.functional.cross_entropy(logits.float(), ids_BT[:, 1:][learnt])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        loss = learn(model, optimizers, ids_BT, learnt_BT).item()
+        running = loss if running is None else 0.98 * running + 0.02 * loss
         if time.monotonic() - last > 20:
             last = time.monotonic()
             print(f"{role}: {progress:4.0%} step {step} loss {running:.4f}", flush=True)

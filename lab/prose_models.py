@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.prose_corpus import Document
-from lab.shapes import optimizers_of, shape_of
+from lab.shapes import learn, optimizers_of, padded_batches, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -94,30 +94,13 @@ def new_model(shape: Shape, tokenizer: Any) -> Any:
 def chunk_batches(
     draw: Callable[[random.Random, int], Document], tokenizer: Any, shape: Shape, chunk: int, *, learn_all: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches (ids_BT, learnt_BT) of one chunk, documents of like length together; learnt_BT is a mask."""
-    import torch
-
+    """The batches (ids_BT, learnt_BT) of one chunk, as padded_batches gives them."""
     rng = random.Random(f"{shape.seed}/{chunk}")
     documents = [draw(rng, chunk) for _ in range(shape.documents_a_chunk)]
     prompts = tokenizer([chat(d.asked) for d in documents])["input_ids"]
     answers = tokenizer([f"{d.answered}<|end|>" for d in documents])["input_ids"]
-    rows = sorted(((p + a, 0 if learn_all else len(p)) for p, a in zip(prompts, answers, strict=True)), key=lambda row: len(row[0]))
-    groups: list[list[tuple[list[int], int]]] = [[]]
-    for row in rows:
-        if (len(groups[-1]) + 1) * len(row[0]) > shape.tokens_a_batch:
-            groups.append([])
-        groups[-1].append(row)
-    rng.shuffle(groups)
-    made = []
-    for group in groups:
-        width = max(len(ids) for ids, _ in group)
-        ids_BT = torch.zeros(len(group), width, dtype=torch.long)
-        learnt_BT = torch.zeros(len(group), width, dtype=torch.bool)
-        for i, (ids, learnt_from) in enumerate(group):
-            ids_BT[i, : len(ids)] = torch.tensor(ids)
-            learnt_BT[i, learnt_from : len(ids)] = True
-        made.append((ids_BT, learnt_BT))
-    return made
+    rows = [(p + a, 0 if learn_all else len(p)) for p, a in zip(prompts, answers, strict=True)]
+    return padded_batches(rows, shape.tokens_a_batch, rng)
 
 
 def batches(make: Callable[[int], list[Any]], chunk: int, at: int) -> Iterator[tuple[int, int, Any]]:
@@ -170,17 +153,8 @@ def pretrain(
         share = min(1.0, (step + 1) / min(100, 1 + shape.steps // 10)) * min(1.0, (1 - step / shape.steps) / 0.67)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * share
-        ids_BT, learnt = ids_BT.to(device), learnt_BT[:, 1:].to(device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            hidden_BTD = model.model(input_ids=ids_BT).last_hidden_state
-            logits = model.lm_head(hidden_BTD[:, :-1][learnt])
-        loss = torch.nn.functional.cross_entropy(logits.float(), ids_BT[:, 1:][learnt])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        running = loss.detach() if running is None else 0.98 * running + 0.02 * loss.detach()
+        loss = learn(model, optimizers, ids_BT.to(device), learnt_BT.to(device))
+        running = loss if running is None else 0.98 * running + 0.02 * loss
         if time.monotonic() - last > every_s or step + 1 == shape.steps:
             last = time.monotonic()
             cpu_s = spent + time.process_time() - started

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.tokenizer import CONTEXT
@@ -50,3 +51,43 @@ def optimizers_of(model: Any, lr: float, *, teacher: bool) -> list[torch.optim.O
     if muon:
         made.append(torch.optim.Muon(muon, lr=10 * lr, momentum=0.95, weight_decay=0.01))
     return made
+
+
+def padded_batches(rows: Sequence[tuple[list[int], int]], tokens: int, rng: random.Random) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Documents (ids, the place from which on they are learnt) as batches (ids_BT, learnt_BT) of about so many tokens, those of like length
+    together and the batches in random order; learnt_BT is a mask."""
+    import torch
+
+    groups: list[list[tuple[list[int], int]]] = [[]]
+    for row in sorted(rows, key=lambda row: len(row[0])):
+        if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > tokens:
+            groups.append([])
+        groups[-1].append(row)
+    rng.shuffle(groups)
+    made = []
+    for group in groups:
+        width = max(len(ids) for ids, _ in group)
+        ids_BT = torch.zeros(len(group), width, dtype=torch.long)
+        learnt_BT = torch.zeros(len(group), width, dtype=torch.bool)
+        for i, (ids, learnt_from) in enumerate(group):
+            ids_BT[i, : len(ids)] = torch.tensor(ids)
+            learnt_BT[i, learnt_from : len(ids)] = True
+        made.append((ids_BT, learnt_BT))
+    return made
+
+
+def learn(model: Any, optimizers: Sequence[torch.optim.Optimizer], ids_BT: torch.Tensor, learnt_BT: torch.Tensor) -> torch.Tensor:
+    """One step on the tokens that `learnt_BT` names, logits for those alone, in bfloat16; gives the mean cross-entropy in nats."""
+    import torch
+
+    learnt = learnt_BT[:, 1:]
+    with torch.autocast(ids_BT.device.type, dtype=torch.bfloat16):
+        hidden_BTD = model.base_model(input_ids=ids_BT).last_hidden_state
+        logits = model.get_output_embeddings()(hidden_BTD[:, :-1][learnt])
+    loss = torch.nn.functional.cross_entropy(logits.float(), ids_BT[:, 1:][learnt])
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.detach()

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from exchange.command import RunError, run_command
 from exchange.settings import SettingError
@@ -137,15 +137,14 @@ def web_config(settings: ServerSettings, app: FastAPI | str) -> uvicorn.Config:
     """How uvicorn serves an app of ours."""
     import uvicorn
 
-    try:
+    http: Any = "h11"
+    if sys.platform != "win32":  # no httptools there; h11 bounds a head by itself
         from server.http_protocol import BoundedProtocol
-    except ImportError:  # no httptools on Windows; h11 bounds a head by itself
-        http = None
-    else:
+
         http = partial(BoundedProtocol, max_head_bytes=settings.max_head_bytes, head_time_s=settings.body_time_s)
     return uvicorn.Config(
         app,
-        http=http or "h11",  # type: ignore[arg-type]  # called, never subclassed
+        http=http,
         log_config=None,  # ours stands; uvicorn's access log would print the query string
         access_log=False,
         server_header=False,

@@ -14,7 +14,7 @@ from exchange.settings import SettingError
 from server.errors import Conflict, Unknown
 from server.reload import Reloads
 from server.routes_experiments import no_foreign_page
-from server.teachers import Teachers
+from server.teachers import Desk, Teachers
 from server.wire import ErrorReply, TeacherName
 from store import StoreError
 
@@ -51,11 +51,21 @@ async def _teachers(request: Request) -> Teachers:
 TeachersOf = Annotated[Teachers, Depends(_teachers)]
 
 
+def _desk(teachers: Teachers, name: str) -> Desk:
+    if (desk := teachers.get(name)) is None:
+        raise Unknown(f"there is no teacher of this name; known: {', '.join(teachers.names())}")
+    return desk
+
+
+def _named(desk: Desk) -> TeacherName:
+    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
+
+
 @router.get("")
 async def get_teachers(teachers: TeachersOf) -> TeachersReply:
     """The teachers that serve now."""
     found = {name: teachers.get(name) for name in teachers.names()}
-    named = {name: TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256) for name, desk in found.items() if desk is not None}
+    named = {name: _named(desk) for name, desk in found.items() if desk is not None}
     return TeachersReply(teachers=named)
 
 
@@ -76,30 +86,28 @@ async def put_teacher(name: Identifier, body: AddRequest, request: Request, resp
             raise
     else:
         response.status_code = 200
-    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
+    return _named(desk)
 
 
 @router.delete("/{name}", dependencies=[Depends(no_foreign_page)])
 async def delete_teacher(name: str, request: Request, teachers: TeachersOf) -> TeacherName:
     """Take away a teacher that was added; a running experiment that names it keeps it until it ends, or the server does. 409 for one of the
     config."""
-    desk, reloads = teachers.get(name), request.app.state.reloads
-    if desk is None:
-        raise Unknown(f"there is no teacher of this name; known: {', '.join(teachers.names())}")
+    reloads: Reloads = request.app.state.reloads
+    desk = _desk(teachers, name)
     try:
         reloads.check_added(name)
         await reloads.tell(name, None, desk, kind="removed")  # first: what others hear nothing of comes back with the next restart
         await reloads.remove(name)
     except SettingError as error:
         raise Conflict(f"the teacher serves on: {error}") from None
-    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
+    return _named(desk)
 
 
 @router.post("/{name}/reload", dependencies=[Depends(no_foreign_page)])
 async def post_reload(name: str, request: Request, teachers: TeachersOf, body: ReloadRequest | None = None) -> TeacherName:
     """Load a teacher beside the one that serves and swap them; 409 where it cannot be loaded, and then the old one serves on."""
-    if teachers.get(name) is None:
-        raise Unknown(f"there is no teacher of this name; known: {', '.join(teachers.names())}")
+    _desk(teachers, name)
     reloads: Reloads = request.app.state.reloads
     run = None if body is None else body.run
     try:
@@ -107,18 +115,17 @@ async def post_reload(name: str, request: Request, teachers: TeachersOf, body: R
     except SettingError as error:
         raise Conflict(f"the old teacher serves on: {error}") from None
     await reloads.tell(name, run, desk)
-    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
+    return _named(desk)
 
 
 @router.post("/{name}/rollback", dependencies=[Depends(no_foreign_page)])
 async def post_rollback(name: str, request: Request, teachers: TeachersOf) -> TeacherName:
     """Put back the teacher that served under the name before; 409 where there is none, and then nothing has changed."""
-    if teachers.get(name) is None:
-        raise Unknown(f"there is no teacher of this name; known: {', '.join(teachers.names())}")
+    _desk(teachers, name)
     reloads: Reloads = request.app.state.reloads
     try:
         desk = await reloads.roll_back(name)
     except SettingError as error:
         raise Conflict(f"the teacher serves on: {error}") from None
     await reloads.tell(name, None, desk, back=True)
-    return TeacherName(id=desk.teacher.id, sha256=desk.teacher.sha256)
+    return _named(desk)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -189,7 +190,7 @@ class Desk:
     engine: TeacherEngine
     cache: InstructionCache
 
-    @property
+    @cached_property
     def cached(self) -> bool:
         """A fixed text is not worth a look-up, and one that is drawn would be drawn once."""
         return self.cache.most > 0 and not isinstance(self.teacher, StaticTeacher) and not temperature_of(self.teacher)

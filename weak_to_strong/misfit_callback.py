@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lab.weights_folder import resolve_model
 from teacher.run_directory import RunDirectory
 
 Row = dict[str, Any]
@@ -100,9 +101,9 @@ class Followed:
     with has one curve. `rows` as of `fine_tuning.rows_of`, of which the first ROWS are taken; `callback` is the trainer's."""
 
     def __init__(self, directory: RunDirectory, name: str, model: str, rows: Sequence[Row]) -> None:
-        from teacher.policy import load_model
+        from transformers import AutoTokenizer
 
-        _, tokenizer = load_model(model)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(model))
         texts = [
             {
                 "prompt": tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False),

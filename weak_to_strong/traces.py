@@ -39,6 +39,10 @@ RULES = ("failed", "empty", "truncated", "loop", "foreign", "unanswered", "unjud
 """Why a chain is dropped, in the order they are looked for; a chain counts under the first that fits."""
 
 
+class NothingLeft(RunError):
+    """Everything was filtered away: nothing to learn from."""
+
+
 class Trace(Record):
     """One chain. `is_correct` None: the grader could not decide."""
 
@@ -246,18 +250,18 @@ async def graded(traces: Sequence[Trace], examples: Sequence[Example]) -> list[T
 def check_usable(
     traces: Sequence[Trace], kept: Sequence[Trace], dropped: dict[str, int], taken: Sequence[Trace], variant: Variant, file: Path
 ) -> None:
-    """Raises RunError where there is nothing to learn from, naming the cause. `file` holds the traces, for another run."""
+    """Raises NothingLeft where there is nothing to learn from, naming the cause. `file` holds the traces, for another run."""
     again = f"--traces.file={file} gives them to another run"
     counts = ", ".join(f"{rule} {count}" for rule, count in dropped.items() if count)
     if not kept:
-        raise RunError(f"all {len(traces)} chains were filtered away ({counts}); change hygiene.* ({again})")
+        raise NothingLeft(f"all {len(traces)} chains were filtered away ({counts}); change hygiene.* ({again})")
     if all(trace.extracted is None for trace in kept):
-        raise RunError(
+        raise NothingLeft(
             f"not one of {len(kept)} chains holds an answer that the grader finds; ask for one with traces.instruction, e.g. "
             "`End with a line #### and the final number only.`"
         )
     if not taken:
-        raise RunError(
+        raise NothingLeft(
             f"variant {variant}: nothing is left of {len(kept)} clean chains, {sum(bool(t.is_correct) for t in kept)} of which are right; "
             f"take another variant, or more questions where match_size asks for as many as the smallest variant has ({again})"
         )

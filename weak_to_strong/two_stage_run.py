@@ -25,7 +25,7 @@ from weak_to_strong.preference_tuning import prefer
 from weak_to_strong.run import Run
 from weak_to_strong.stage_one import SETS, SetName, ask, demonstrated, goes_on, select_consistent, training_rows
 from weak_to_strong.stage_two import preference_pairs
-from weak_to_strong.traces import read_traces
+from weak_to_strong.traces import NothingLeft, read_traces
 from weak_to_strong.two_stage_config import TwoStageConfig
 from weak_to_strong.two_stage_measure import measure
 from weak_to_strong.w2sr_run import parameters_of
@@ -174,7 +174,7 @@ class TwoStage:
     def _select(self, first: Pool, second: Pool, number: int) -> dict[str, Any]:
         chosen = asyncio.run(select_consistent(self.public, first, second, self.key))
         if not chosen.kept:
-            raise RunError(
+            raise NothingLeft(
                 f"round {number}: everything is filtered away, the sources agree on none of {len(self.public)} questions ({chosen.counts})"
             )
         (self.run.path / f"round_{number}_sets.json").write_text(json.dumps(chosen.rows), encoding="utf-8")
@@ -235,7 +235,7 @@ class TwoStage:
         def make() -> dict[str, Any]:
             rows, counts = asyncio.run(preference_pairs(self.public, self.weak, drawn, self.key, two, seed=config.seed))
             if not rows:
-                raise RunError(
+                raise NothingLeft(
                     f"stage two: everything is filtered away, no question gives a pair ({counts}); go on with --resume={run.path} and "
                     "another --stage_two.keep or --stage_two.reject_weak, or with Stage I alone: --preference=null"
                 )
