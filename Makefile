@@ -42,7 +42,7 @@ test: setup
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: setup
-	$(ONE_THREAD) $(BIN)/python -m pytest -m slow $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -m slow --durations=12 $(ARGS)
 
 # Broken off, it goes on with what is missing; ARGS="--minutes 30" bounds it. Results go into benchmarks/results/.
 soak: setup
