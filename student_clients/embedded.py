@@ -1,9 +1,9 @@
 """The embedded student: any local Hugging Face causal LM in this process, on the CPU. The default student, so that a first run needs no
 server, no key and no network.
 
-Requests that arrive together are answered as batches of like length (`micro_batcher`, `embedded_decoding`); equal greedy requests in
-flight are computed once. The client belongs to no event loop: TRL calls async rewards on a loop of its own thread, evaluation runs on
-`asyncio.run`.
+Requests that arrive together are answered as batches of like length (`micro_batcher`, `embedded_decoding`), as many at a time as there are
+cores; equal greedy requests in flight are computed once. The client belongs to no event loop: TRL calls async rewards on a loop of its own
+thread, evaluation runs on `asyncio.run`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,11 @@ from student_clients.micro_batcher import ClosedError, MicroBatcher
 
 MAX_BATCH_TOKENS = 32_768
 """Prompt tokens of a batch at most, padding included: bounds the memory of activations (0.6 GB for the widest layer of a 0.5B model)."""
+MOST_THREADS = 8
+"""More hardly gain while Python's lock is taken between two operations of a small model."""
+WORTH_A_CORE = 32
+"""Sequences that a batch keeps at least when many are parted among cores: on the lab's student a batch of 32 costs a third more CPU time a
+sequence than one of 64 or 128, smaller ones more."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,16 @@ class EmbeddedStudent:
     counts the end token.
     """
 
-    def __init__(self, model: str | Path, *, name: str | None = None, batch_size: int = 64, threads: int = 1) -> None:
+    def __init__(self, model: str | Path, *, name: str | None = None, batch_size: int = 128, threads: int | None = None) -> None:
+        """`threads`: batches computed at the same time, each on one core; None = as many as there are cores, MOST_THREADS at most."""
         self.model = str(model)
         self.name = name or self.model
         self.batch_size = batch_size
-        self.threads = threads
+        self.threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
         self.ledger = Ledger()
         self._loaded: _Loaded | None = None
         self._batcher: MicroBatcher[_Request, Completion] = MicroBatcher(self._answer, thread_name="embedded-student")
+        self._cores = ThreadPoolExecutor(self.threads, thread_name_prefix="embedded-student-core", initializer=_one_core)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -88,9 +97,10 @@ class EmbeddedStudent:
 
     async def aclose(self) -> None:
         await self._batcher.aclose()
+        self._cores.shutdown()
 
     def _answer(self, requests: Sequence[_Request], wanted: Callable[[], bool]) -> Iterator[tuple[int, Completion | Exception]]:
-        """Worker thread: answer many requests, in batches of like length."""
+        """Worker thread: answer many requests, in batches of like length, on the cores' threads."""
         loaded = self._load()
         rows: dict[int, Row] = {}
         for i, request in enumerate(requests):
@@ -98,10 +108,18 @@ class EmbeddedStudent:
                 rows[i] = self._row(loaded, request)
             except StudentBadRequest as error:
                 yield i, error
-        for batch in _batches(rows, self.batch_size):
-            decode(loaded.model, [rows[i] for i in batch], loaded.end_ids, wanted)
-            for i in batch:
-                yield i, self._completion(loaded, rows[i])
+        batches = {
+            self._cores.submit(decode, loaded.model, [rows[i] for i in batch], loaded.end_ids, wanted): batch
+            for batch in _batches(rows, self.batch_size, self.threads)
+        }
+        try:
+            for computed in as_completed(batches):
+                computed.result()
+                for i in batches[computed]:
+                    yield i, self._completion(loaded, rows[i])
+        finally:  # after an error the others would keep the cores from what comes next
+            for batch in batches:
+                batch.cancel()
 
     def _load(self) -> _Loaded:
         """Worker thread: the model, loaded at the first call."""
@@ -115,8 +133,6 @@ class EmbeddedStudent:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
-        # On this thread because OpenMP keeps the number per thread. More threads than idle cores make it ten times slower.
-        torch.set_num_threads(self.threads)
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()  # it would write into the command's own progress bar
         try:
@@ -198,11 +214,22 @@ def model_fingerprint(model: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _batches(rows: dict[int, Row], batch_size: int) -> Iterator[list[int]]:
-    """The rows' indices in batches of like prompt length, at most `batch_size` rows and MAX_BATCH_TOKENS tokens each."""
+def _one_core() -> None:
+    """One OpenMP thread for the calling thread, for which alone the number holds: two that share a core with another process spin on each
+    other and are ten times slower, while two threads with a batch each do not."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _batches(rows: dict[int, Row], batch_size: int, threads: int) -> Iterator[list[int]]:
+    """The rows' indices in batches of like prompt length, at most `batch_size` rows and MAX_BATCH_TOKENS tokens each, and where each
+    keeps WORTH_A_CORE rows as many for every thread."""
+    shared = threads * -(-len(rows) // (threads * batch_size))
+    size = min(batch_size, max(WORTH_A_CORE, -(-len(rows) // shared))) if rows else batch_size
     batch: list[int] = []
     for i in sorted(rows, key=lambda i: len(rows[i].prompt_ids)):
-        if len(batch) == batch_size or (len(batch) + 1) * len(rows[i].prompt_ids) > MAX_BATCH_TOKENS:
+        if len(batch) == size or (len(batch) + 1) * len(rows[i].prompt_ids) > MAX_BATCH_TOKENS:
             if batch:
                 yield batch
             batch = []

@@ -18,6 +18,7 @@ from teacher.policy import load_model
 from teacher.ppo import ppo_trainer
 from teacher.processes import Processes
 from teacher.run_directory import RunDirectory, mark_complete
+from teacher.trl_on_cpu import score_labelled_tokens_alone
 
 
 def trl_config(config: TrainConfig, output_dir: Path) -> Any:
@@ -193,6 +194,7 @@ def build_trainer(
         trainer_class, extra = ppo_trainer(), {"critic_model": str(start), "ppo": config.ppo}
     if config.rollout_ahead:
         trainer_class, extra = ahead_of(trainer_class), {**extra, "rollout_ahead": config.rollout_ahead, "begin": begin}
+    score_labelled_tokens_alone()
     try:
         trainer = trainer_class(
             model=model,

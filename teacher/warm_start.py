@@ -25,6 +25,7 @@ from tasks.source import read_lines, text_of
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
+from teacher.trl_on_cpu import score_labelled_tokens_alone
 
 WAVE = 4
 """Instructions a question and wave: small enough to stop early, large enough that a slow student is kept busy."""
@@ -160,6 +161,7 @@ def fine_tune(
         seed=seed,
         max_length=None,
     )
+    score_labelled_tokens_alone()
     trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=peft_config)
     trainer.remove_callback(PrinterCallback)
     trainer.train()

@@ -24,6 +24,7 @@ from rewards.correctness import Grader, grade_answer
 from teacher.policy import TransformersPolicy, end_ids, load_model
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
+from teacher.trl_on_cpu import score_labelled_tokens_alone
 from weak_to_strong.cost import trained
 from weak_to_strong.run import StrongConfig
 
@@ -189,6 +190,7 @@ def fine_tune(
                 say(f"epoch {epoch}: right {line['right']:.1%}, stops {line['stop_rate']:.1%}, cut {line['truncation_rate']:.1%}")
             log.append("epochs.jsonl", line)
 
+    score_labelled_tokens_alone()
     trainer = SFTTrainer(
         model=model, args=args, train_dataset=Dataset.from_list(kept), processing_class=tokenizer, peft_config=lora(strong),
         callbacks=[Watching(), marking(), *callbacks],

@@ -17,6 +17,7 @@ from pydantic import Field
 from exchange.command import RunError
 from exchange.settings import Settings
 from teacher.policy import load_model
+from teacher.trl_on_cpu import score_labelled_tokens_alone
 from weak_to_strong.cost import trained
 from weak_to_strong.fine_tuning import fitting, last_whole, lora, marking, save_model
 from weak_to_strong.run import StrongConfig
@@ -91,6 +92,7 @@ def preference_trainer(
 
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.keep_likely]} if config.keep_likely else {}
         reference = None if adapter is not None else load_model(str(base))[0]
+        score_labelled_tokens_alone()
         trainer = DPOTrainer(
             model=model, ref_model=reference, args=DPOConfig(**common, **losses), train_dataset=data, processing_class=tokenizer,
             peft_config=adapter, callbacks=list(callbacks),
