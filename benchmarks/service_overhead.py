@@ -183,11 +183,11 @@ def store_left_alone(port: int, key: str) -> float:
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith("wst_store_left_alone ")))
 
 
-async def measure(port: int, key: str, seconds: float, pid: int, *, experiment: bool) -> dict[str, Any]:
+async def measure(port: int, key: str, seconds: float, pid: int, *, rate: int, experiment: bool) -> dict[str, Any]:
     load = Load(port, key, experiment=experiment)
     await load.open()
     await load.as_fast_as_it_goes(1.0)  # warm
-    latencies = await load.on_schedule(RATE, seconds)
+    latencies = await load.on_schedule(rate, seconds)
     cuts = statistics.quantiles(latencies, n=100)
     asked, used = load.asked, cpu_s(pid)
     rps = await load.as_fast_as_it_goes(seconds)
@@ -230,6 +230,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service_overhead", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of the servers by turns (default {ROUNDS})")
+    parser.add_argument(
+        "--rate", type=int, default=RATE, help=f"requests a second of the schedule (default {RATE}; others are printed only)"
+    )
     parser.add_argument("--plain", action="store_true", help="without the experiment")
     parser.add_argument("--no-save", action="store_true", help="print only")
     parser.add_argument("--serve", choices=["service", "control", "durable"], help=argparse.SUPPRESS)
@@ -269,14 +272,15 @@ def main() -> int:
             for _ in range(args.rounds):
                 for kind, pid in (("service", service), ("durable", appending), ("control", control)):
                     ours = kind == "service"
-                    found = asyncio.run(measure(ports[kind], key, args.seconds, pid, experiment=ours and not args.plain))
+                    found = asyncio.run(measure(ports[kind], key, args.seconds, pid, rate=args.rate, experiment=ours and not args.plain))
                     runs.append({"server": kind, **found})
                     if ours:
                         runs[-1]["store_left_alone"] = store_left_alone(ports[kind], key)
                     print(json.dumps(runs[-1]), flush=True)
-    if not args.no_save:
+    if not args.no_save and args.rate == RATE:
         save(NAME, headline={**headline(runs), "experiment": not args.plain}, runs=runs, commit=commit)
-    print(json.dumps({"headline": headline(runs)}, indent=1))
+    if args.rate == RATE:
+        print(json.dumps({"headline": headline(runs)}, indent=1))
     return 0
 
 
