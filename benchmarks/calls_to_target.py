@@ -100,10 +100,12 @@ def ours(point: dict[str, Any], world: str, seed: int, target: float) -> dict[st
         command = [sys.executable, "-m", "teacher.train", *flags]
         curve: list[dict[str, Any]] = []
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as running:
-            while running.poll() is None and not any(line["right"] >= target for line in curve):
-                time.sleep(1)
-                curve = _curve(Path(folder, "runs"))
-            running.kill()
+            try:
+                while running.poll() is None and not any(line["right"] >= target for line in curve):
+                    time.sleep(1)
+                    curve = _curve(Path(folder, "runs"))
+            finally:
+                running.kill()
         if running.returncode and not any(line["right"] >= target for line in curve):
             raise subprocess.CalledProcessError(running.returncode, command)
         return {"curve": _curve(Path(folder, "runs"))}

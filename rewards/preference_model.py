@@ -95,7 +95,9 @@ class RewardModel:
         if self._loaded is None:
             import torch
 
-            torch.set_num_threads(1)  # the number is the thread's own; a second one spins where another process wants the core
+            torch.set_num_threads(
+                1
+            )  # of this thread and of those that begin later; a second one spins where another process wants the core
             with _LOADING:
                 self._loaded = load_reward_model(self.name)
         return self._loaded

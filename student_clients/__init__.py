@@ -119,8 +119,8 @@ class StudentConfig(Settings):
     batch_size: int = Field(default=128, ge=1)
     """Sequences of a batch at most, `embedded` only. Of 32 to 256, 128 took least time for the lab's student on two cores."""
     threads: int | None = Field(default=None, ge=1)
-    """Batches computed at the same time, each on a core of its own, `embedded` only. null = as many as the machine has cores, 8 at
-    most."""
+    """Batches computed at the same time, each by one thread, `embedded` only. null = one for each core, 8 at most; set it where a
+    container may use a share of the machine's cores."""
     max_tokens_field: MaxTokensField | None = None
     """What `max_tokens` is called in requests. null = `max_completion_tokens` with `reasoning_effort`, since OpenAI's reasoning models
     refuse the older name, else `max_tokens`: some local servers ignore the newer one and generate without end."""

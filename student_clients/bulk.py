@@ -145,11 +145,12 @@ class BulkStudent(CountingStudent):
         urls = {"cache": self.config.cache.location()} if self.config.cache.enabled and self.config.kind != "replay" else {}
         if self.budget is not None and self.account is not None and price_of(self.config, self.budget) is not None:
             urls["account"] = self.account().url
-        pacing = shared_out(self.config.pacing, self.ray.workers)
+        # An embedded student would take every core of the machine, and so would the workers beside it.
+        own = {"pacing": shared_out(self.config.pacing, self.ray.workers), "threads": self.config.threads or max(1, int(self.ray.cpus))}
         made = {
             "keeper": _keeper(urls),
             "kept": tuple(urls),
-            "config": self.config.model_copy(update={"pacing": pacing}).model_dump_json(),
+            "config": self.config.model_copy(update=own).model_dump_json(),
             "budget": self.budget.model_dump_json() if self.budget is not None else None,
             "environment": _secrets(self.config),
             "n": n,

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -29,7 +30,8 @@ from student_clients.ledger import Ledger
 from student_clients.micro_batcher import ClosedError, MicroBatcher
 
 MAX_BATCH_TOKENS = 32_768
-"""Prompt tokens of a batch at most, padding included: bounds the memory of activations (0.6 GB for the widest layer of a 0.5B model)."""
+"""Prompt tokens of all batches computed at the same time, padding included: bounds the memory of activations (0.6 GB for the widest
+layer of a 0.5B model)."""
 MOST_THREADS = 8
 """More hardly gain while Python's lock is taken between two operations of a small model."""
 WORTH_A_CORE = 32
@@ -54,6 +56,7 @@ class _Loaded:
     tokenizer: Any
     end_ids: frozenset[int]
     context: int
+    threads: int
 
 
 class EmbeddedStudent:
@@ -69,7 +72,7 @@ class EmbeddedStudent:
         self.model = str(model)
         self.name = name or self.model
         self.batch_size = batch_size
-        self.threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
+        self.threads = threads or min(cores(), MOST_THREADS)
         self.ledger = Ledger()
         self._loaded: _Loaded | None = None
         self._batcher: MicroBatcher[_Request, Completion] = MicroBatcher(self._answer, thread_name="embedded-student")
@@ -96,8 +99,10 @@ class EmbeddedStudent:
         await self._batcher.call(self._load)
 
     async def aclose(self) -> None:
-        await self._batcher.aclose()
-        self._cores.shutdown()
+        try:
+            await self._batcher.aclose()
+        finally:
+            self._cores.shutdown(wait=False)
 
     def _answer(self, requests: Sequence[_Request], wanted: Callable[[], bool]) -> Iterator[tuple[int, Completion | Exception]]:
         """Worker thread: answer many requests, in batches of like length, on the cores' threads."""
@@ -108,17 +113,22 @@ class EmbeddedStudent:
                 rows[i] = self._row(loaded, request)
             except StudentBadRequest as error:
                 yield i, error
-        batches = {
-            self._cores.submit(decode, loaded.model, [rows[i] for i in batch], loaded.end_ids, wanted): batch
-            for batch in _batches(rows, self.batch_size, self.threads)
+        given_up = threading.Event()
+        batches = list(_batches(rows, self.batch_size, loaded.threads))
+        computing = {
+            self._cores.submit(
+                decode, loaded.model, [rows[i] for i in batch], loaded.end_ids, lambda: wanted() and not given_up.is_set()
+            ): batch
+            for batch in reversed(batches)  # the longest first: nobody waits for one that began last
         }
         try:
-            for computed in as_completed(batches):
+            for computed in as_completed(computing):
                 computed.result()
-                for i in batches[computed]:
+                for i in computing[computed]:
                     yield i, self._completion(loaded, rows[i])
         finally:  # after an error the others would keep the cores from what comes next
-            for batch in batches:
+            given_up.set()
+            for batch in computing:
                 batch.cancel()
 
     def _load(self) -> _Loaded:
@@ -133,6 +143,7 @@ class EmbeddedStudent:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
+        _one_core()  # here too: threads that begin later, a teacher's among them, take over what was set last
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()  # it would write into the command's own progress bar
         try:
@@ -150,7 +161,9 @@ class EmbeddedStudent:
         ends = model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         end_ids = frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
-        return _Loaded(model, tokenizer, end_ids, context_of(model.config, tokenizer))
+        # These write their frequencies into the model at each forward, for one batch at a time.
+        alone = any(kind in str(getattr(model.config.get_text_config(), "rope_parameters", "")) for kind in ("longrope", "dynamic"))
+        return _Loaded(model, tokenizer, end_ids, context_of(model.config, tokenizer), 1 if alone else self.threads)
 
     def _row(self, loaded: _Loaded, request: _Request) -> Row:
         """The prompt as the model's chat template writes it, and how to go on from it."""
@@ -214,8 +227,13 @@ def model_fingerprint(model: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def cores() -> int:
+    """Those that this process may use, as far as the system says so: a container's share of time is none of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _one_core() -> None:
-    """One OpenMP thread for the calling thread, for which alone the number holds: two that share a core with another process spin on each
+    """One OpenMP thread for the calling thread, and for those that begin later: two that share a core with another process spin on each
     other and are ten times slower, while two threads with a batch each do not."""
     import torch
 
@@ -223,16 +241,18 @@ def _one_core() -> None:
 
 
 def _batches(rows: dict[int, Row], batch_size: int, threads: int) -> Iterator[list[int]]:
-    """The rows' indices in batches of like prompt length, at most `batch_size` rows and MAX_BATCH_TOKENS tokens each, and where each
-    keeps WORTH_A_CORE rows as many for every thread."""
-    shared = threads * -(-len(rows) // (threads * batch_size))
-    size = min(batch_size, max(WORTH_A_CORE, -(-len(rows) // shared))) if rows else batch_size
+    """The rows' indices in batches of like prompt length, the shortest first, at most `batch_size` rows each and MAX_BATCH_TOKENS tokens
+    in `threads` of them. As many batches for each thread, where they keep WORTH_A_CORE rows."""
+    if not rows:
+        return
+    even = threads * -(-len(rows) // (threads * batch_size))
+    parts = max(-(-len(rows) // batch_size), min(even, len(rows) // WORTH_A_CORE))
+    size, most_tokens = -(-len(rows) // parts), MAX_BATCH_TOKENS // threads
     batch: list[int] = []
     for i in sorted(rows, key=lambda i: len(rows[i].prompt_ids)):
-        if len(batch) == size or (len(batch) + 1) * len(rows[i].prompt_ids) > MAX_BATCH_TOKENS:
+        if len(batch) == size or (len(batch) + 1) * len(rows[i].prompt_ids) > most_tokens:
             if batch:
                 yield batch
             batch = []
         batch.append(i)
-    if batch:
-        yield batch
+    yield batch

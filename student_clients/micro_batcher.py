@@ -18,8 +18,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Other = TypeVar("Other")
 Run = Callable[[Sequence[Item], Callable[[], bool]], Iterator[tuple[int, Result | Exception]]]
-"""(items, wanted) -> (index of an item, what came of it), each item once, in any order, as they are done. `wanted()` turns False when
-nobody waits any more; what is undone then may be given up with an exception."""
+"""(items, wanted) -> (index of an item, what came of it), each item once, in any order, as they are done. `wanted()` may be
+asked from any thread and turns False when nobody waits any more; what is undone then may be given up with an exception."""
 
 
 class ClosedError(RuntimeError):
@@ -92,7 +92,7 @@ class MicroBatcher(Generic[Item, Result]):
             return
         items = [ticket.item for ticket in left.values()]
         try:
-            for i, result in self._run(items, lambda: not self._closed and any(ticket.wanted() for ticket in left.values())):
+            for i, result in self._run(items, lambda: not self._closed and any(ticket.wanted() for ticket in tuple(left.values()))):
                 self._deliver(left.pop(i), result)
         except Exception as error:  # whoever waits must hear of it, else they wait for ever
             for ticket in left.values():

@@ -53,33 +53,46 @@ async def best_of_n(
 
     `answers` are asked for under each; `record` gets the episodes as they are paid for.
 
-    Raises RunError where every call of a wave's part failed.
+    Raises RunError where every call of a wave failed so far.
     """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
-        wave = await all_of(
+        answered = await all_of(
             run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward, samples=answers)
             for example, instruction in zip(asked, instructions, strict=True)
         )
-        record(wave)
-        if all(episode.error for episode in wave):
-            raise RunError(f"warm start: every student call failed ({wave[0].error}); go on with --resume")
-        return wave
+        record(answered)
+        return answered
+
+    async def write(asked: list[Example]) -> list[Instruction]:
+        return await policy.instruct([example.public() for example in asked]) if asked else []
 
     episodes = await ask(examples, [Instruction(text="", source="silence")] * len(examples))
+    _refuse_where_all_failed(episodes)
     for start in range(0, samples, WAVE):
         solved = {episode.example_id for episode in episodes if pays(episode)}
-        wave = min(WAVE, samples - start)
-        asked = [example for example in examples if example.id not in solved for _ in range(wave)]
-        answering: asyncio.Task[list[Episode]] | None = None
-        for first in range(0, len(asked), AT_ONCE):
+        several = min(WAVE, samples - start)
+        asked = [example for example in examples if example.id not in solved for _ in range(several)]
+        wave: list[Episode] = []
+        written: tuple[list[Example], list[Instruction]] = [], []
+        for first in range(0, len(asked) + AT_ONCE, AT_ONCE):  # once more than there are parts, for the answers to the last
             part = asked[first : first + AT_ONCE]
-            instructions = await policy.instruct([example.public() for example in part])
-            # Not before the last part is answered: what shares a batch must not depend on who was faster.
-            episodes += await answering if answering else []
-            answering = asyncio.create_task(ask(part, instructions))
-        episodes += await answering if answering else []
+            # Each step waits for both, so that what shares a batch does not depend on who was faster; and what is paid for is let finish.
+            answered, instructions = await asyncio.gather(ask(*written), write(part), return_exceptions=True)
+            for outcome in (answered, instructions):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            assert isinstance(answered, list) and isinstance(instructions, list)
+            wave += answered
+            _refuse_where_all_failed(wave)
+            written = part, instructions
+        episodes += wave
     return episodes
+
+
+def _refuse_where_all_failed(wave: list[Episode]) -> None:
+    if wave and all(episode.error for episode in wave):
+        raise RunError(f"warm start: every student call failed ({wave[0].error}); go on with --resume")
 
 
 def pays(episode: Episode) -> bool:

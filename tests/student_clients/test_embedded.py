@@ -1,15 +1,20 @@
 """The embedded student on a tiny random model, against transformers' own `generate`."""
 
 import asyncio
+import itertools
+import random
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from exchange.protocols import SamplingParams
 from exchange.records import Message
-from student_clients import errors
+from student_clients import embedded, errors
 from student_clients.embedded import EmbeddedStudent
+from student_clients.embedded_decoding import Row
 from student_clients.ledger import CountingStudent
 
 GREEDY = SamplingParams(max_tokens=12)
@@ -48,7 +53,7 @@ def test_batches_give_what_generate_gives_one_by_one(tiny_model: Path, batch_siz
 
 
 def test_an_end_token_stops_an_answer_and_is_counted(tiny_model: Path) -> None:
-    from student_clients.embedded_decoding import Row, decode
+    from student_clients.embedded_decoding import decode
 
     student = EmbeddedStudent(tiny_model)
     asyncio.run(student.check())
@@ -56,7 +61,6 @@ def test_an_end_token_stops_an_answer_and_is_counted(tiny_model: Path) -> None:
     assert loaded is not None
 
     def continued(end_ids: frozenset[int]) -> list[Row]:
-        import random
 
         rows = [Row([5 + i, 9], 12, 0.0, random.Random()) for i in range(8)]
         decode(loaded.model, rows, end_ids, lambda: True)
@@ -105,11 +109,10 @@ def test_a_seed_repeats_an_answer_whatever_else_is_in_the_batch(tiny_model: Path
 
 
 def test_sampling_follows_the_softmax() -> None:
-    import random
 
     import torch
 
-    from student_clients.embedded_decoding import Row, _next_tokens
+    from student_clients.embedded_decoding import _next_tokens
 
     rng = random.Random(0)
     rows = [Row([1], 1, 2.0, rng) for _ in range(4000)]
@@ -167,4 +170,59 @@ def test_check_says_what_is_wrong_with_a_model(tiny_model: Path, tmp_path: Path)
     with pytest.raises(errors.StudentUnknownModel, match="has no chat template"):
         asyncio.run(base.check())
     for student in (nothing, base):
+        asyncio.run(student.aclose())
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "threads", "sizes"),
+    [
+        (0, 128, 2, []),
+        (1, 128, 2, [1]),
+        (40, 128, 8, [40]),
+        (64, 128, 8, [32, 32]),
+        (192, 128, 2, [96, 96]),
+        (200, 128, 1, [100, 100]),
+        (129, 128, 8, [33, 33, 33, 30]),
+        (600, 128, 2, [100] * 6),
+        (3, 1, 2, [1, 1, 1]),
+    ],
+)
+def test_batches_are_shared_evenly_among_threads_where_they_stay_large(rows: int, batch_size: int, threads: int, sizes: list[int]) -> None:
+    given = {i: Row([1] * (1 + i % 7), 4, 0.0, random.Random(0)) for i in range(rows)}
+    found = list(embedded._batches(given, batch_size, threads))
+    assert [len(batch) for batch in found] == sizes
+    assert sorted(i for batch in found for i in batch) == list(range(rows))
+    lengths = [len(given[i].prompt_ids) for batch in found for i in batch]
+    assert lengths == sorted(lengths)
+
+
+def test_all_batches_at_a_time_stay_within_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "MAX_BATCH_TOKENS", 100)
+    given = {i: Row([1] * 10, 4, 0.0, random.Random(0)) for i in range(20)}
+    assert [len(batch) for batch in embedded._batches(given, 128, 1)] == [10, 10]
+    assert [len(batch) for batch in embedded._batches(given, 128, 2)] == [5, 5, 5, 5]
+
+
+def test_threads_answer_what_one_does_and_a_batch_that_fails_stops_the_others(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{i}" + "ab" * (i % 9) for i in range(70)]
+    several, one = EmbeddedStudent(tiny_model, batch_size=8, threads=3), EmbeddedStudent(tiny_model, batch_size=8, threads=1)
+    assert asyncio.run(answers(several, texts)) == asyncio.run(answers(one, texts))
+    begun, stopped, calls = threading.Event(), threading.Event(), itertools.count()
+
+    def failing(model: object, rows: list[Row], end_ids: frozenset[int], go_on: Callable[[], bool]) -> None:
+        if next(calls) == 0:
+            assert begun.wait(20)
+            raise RuntimeError("no memory")
+        begun.set()
+        while go_on():
+            time.sleep(0.01)
+        stopped.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedded, "decode", failing)
+        with pytest.raises(RuntimeError, match="no memory"):
+            asyncio.run(answers(several, texts))
+    assert asyncio.run(answers(several, texts[:3])) == asyncio.run(answers(one, texts[:3]))
+    assert stopped.wait(20)
+    for student in (several, one):
         asyncio.run(student.aclose())

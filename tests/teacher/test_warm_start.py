@@ -11,8 +11,9 @@ from exchange.protocols import SamplingParams
 from exchange.records import Episode, Example, Instruction, Score
 from exchange.settings import SettingError
 from rewards.rubric import RewardConfig, Rubric
-from student_clients.errors import StudentServerError
+from student_clients.errors import StudentBadRequest, StudentServerError
 from student_clients.scripted import ScriptedStudent
+from teacher import warm_start
 from teacher.prompt import TeacherPrompt
 from teacher.warm_start import KEPT, WAVE, best_of_n, keep_best, logged_rows
 
@@ -66,6 +67,41 @@ def test_a_student_that_is_gone_ends_the_warm_start():
 
     with pytest.raises(RunError, match="every student call failed"):
         run(ScriptedStudent(answer), [example("a", "5")], 4)
+
+
+def test_a_wave_is_asked_in_parts_in_their_order_and_one_bad_question_in_the_last_part_ends_nothing(monkeypatch):
+    monkeypatch.setattr(warm_start, "AT_ONCE", 4)
+
+    def answer(messages):
+        text = messages[-1].content
+        if "Question c" in text:
+            raise StudentBadRequest("too long")
+        return "#### 5" if "Question b" in text and "number 5." in text else "#### 0"
+
+    episodes, written = run(ScriptedStudent(answer), [example("a", "5"), example("b", "5"), example("c", "5")], WAVE)
+    taught = [(episode.example_id, episode.instruction.text) for episode in episodes[3:]]
+    assert taught == [(name, f"Try number {4 * i + j}.") for i, name in enumerate("abc") for j in range(WAVE)]
+    assert written == 3 * WAVE and keep_best(episodes, random.Random(0)) == [("b", "Try number 5.")]
+
+
+def test_a_teacher_that_fails_beside_answers_lets_them_be_paid_for_and_kept(monkeypatch):
+    monkeypatch.setattr(warm_start, "AT_ONCE", 2)
+    recorded = []
+
+    class Failing(Writer):
+        async def instruct(self, examples):
+            if self.written:
+                raise RuntimeError("out of memory")
+            return await super().instruct(examples)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asyncio.run(
+            best_of_n(
+                Failing(), [example("a", "5")], WAVE, student=ScriptedStudent(lambda messages: "#### 0"), params=SamplingParams(),
+                reward=Rubric(RewardConfig()), record=recorded.extend,
+            )
+        )  # fmt: skip
+    assert [episode.instruction.text for episode in recorded] == ["", "Try number 0.", "Try number 1."]
 
 
 def episode(text, value, correct=1.0, **parts):
