@@ -57,6 +57,7 @@ class _Loaded:
     end_ids: frozenset[int]
     context: int
     threads: int
+    cores: ThreadPoolExecutor
 
 
 class EmbeddedStudent:
@@ -72,11 +73,10 @@ class EmbeddedStudent:
         self.model = str(model)
         self.name = name or self.model
         self.batch_size = batch_size
-        self.threads = threads or min(cores(), MOST_THREADS)
+        self.threads = threads or min(count_cores(), MOST_THREADS)
         self.ledger = Ledger()
         self._loaded: _Loaded | None = None
         self._batcher: MicroBatcher[_Request, Completion] = MicroBatcher(self._answer, thread_name="embedded-student")
-        self._cores = ThreadPoolExecutor(self.threads, thread_name_prefix="embedded-student-core", initializer=_one_core)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -102,7 +102,8 @@ class EmbeddedStudent:
         try:
             await self._batcher.aclose()
         finally:
-            self._cores.shutdown(wait=False)
+            if self._loaded is not None:
+                self._loaded.cores.shutdown(wait=False)
 
     def _answer(self, requests: Sequence[_Request], wanted: Callable[[], bool]) -> Iterator[tuple[int, Completion | Exception]]:
         """Worker thread: answer many requests, in batches of like length, on the cores' threads."""
@@ -116,7 +117,7 @@ class EmbeddedStudent:
         given_up = threading.Event()
         batches = list(_batches(rows, self.batch_size, loaded.threads))
         computing = {
-            self._cores.submit(
+            loaded.cores.submit(
                 decode, loaded.model, [rows[i] for i in batch], loaded.end_ids, lambda: wanted() and not given_up.is_set()
             ): batch
             for batch in reversed(batches)  # the longest first: nobody waits for one that began last
@@ -163,7 +164,9 @@ class EmbeddedStudent:
         end_ids = frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
         # These write their frequencies into the model at each forward, for one batch at a time.
         alone = any(kind in str(getattr(model.config.get_text_config(), "rope_parameters", "")) for kind in ("longrope", "dynamic"))
-        return _Loaded(model, tokenizer, end_ids, context_of(model.config, tokenizer), 1 if alone else self.threads)
+        threads = 1 if alone else self.threads
+        cores = ThreadPoolExecutor(threads, thread_name_prefix="embedded-student-core", initializer=_one_core)
+        return _Loaded(model, tokenizer, end_ids, context_of(model.config, tokenizer), threads, cores)
 
     def _row(self, loaded: _Loaded, request: _Request) -> Row:
         """The prompt as the model's chat template writes it, and how to go on from it."""
@@ -227,7 +230,7 @@ def model_fingerprint(model: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Those that this process may use, as far as the system says so: a container's share of time is none of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -225,4 +227,16 @@ def test_threads_answer_what_one_does_and_a_batch_that_fails_stops_the_others(ti
     assert asyncio.run(answers(several, texts[:3])) == asyncio.run(answers(one, texts[:3]))
     assert stopped.wait(20)
     for student in (several, one):
+        asyncio.run(student.aclose())
+
+
+def test_a_model_whose_forward_writes_into_it_computes_one_batch_at_a_time(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "dynamic")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    for model, threads in ((tiny_model, 3), (folder, 1)):
+        student = EmbeddedStudent(model, threads=3)
+        asyncio.run(student.check())
+        assert student._loaded is not None and student._loaded.threads == threads
         asyncio.run(student.aclose())
