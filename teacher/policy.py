@@ -28,28 +28,51 @@ Fitting = TypeVar("Fitting", bound=PublicExample)
 
 
 @one_at_a_time
-def load_model(name: str) -> tuple[Any, Any]:
+def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
     """(model, tokenizer) of a Hugging Face folder or Hub id, on the GPU where there is one; left padding.
 
     The weights are float32 also on a GPU: at a learning rate of 1e-6 an update is smaller than bfloat16 can hold, so TRL's autocast does
-    the mixed precision. Raises SettingError where the model cannot be loaded or its tokenizer has no chat template.
+    the mixed precision. Raises SettingError, in which the model is `called` so, where it cannot be loaded or its tokenizer has no chat
+    template.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for a model of one file says nothing
+    tokenizer = _tokenizer(name, called)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
+    except Exception as error:  # safetensors raises plain Exceptions of its own for a damaged file
+        raise _not_loaded(name, called, error) from None
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+@one_at_a_time
+def check_model(name: str, *, called: str) -> None:
+    """Raises SettingError as `load_model` does, as far as the tokenizer tells: before a run is made of it, without reading weights."""
+    _tokenizer(name, called)
+
+
+def _tokenizer(name: str, called: str) -> Any:
+    from transformers import AutoTokenizer
+
     path = resolve_model(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except Exception as error:  # tokenizers and safetensors raise plain Exceptions of their own for a damaged file
-        raise SettingError(f"teacher model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # tokenizers raises plain Exceptions of its own
+        raise _not_loaded(name, called, error) from None
     if tokenizer.chat_template is None:
-        raise SettingError(f"teacher model {name!r}: its tokenizer has no chat template; use an instruct model or add one")
+        raise SettingError(f"{called} {name!r}: its tokenizer has no chat template; use an instruct model or add one")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return tokenizer
+
+
+def _not_loaded(name: str, called: str, error: Exception) -> SettingError:
+    path = name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir()  # transformers takes it for a malformed Hub id
+    reason = "there is no such folder" if path else str(error).strip().splitlines()[0]
+    return SettingError(f"{called} {name!r} cannot be loaded: {reason}")
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

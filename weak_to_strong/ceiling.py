@@ -87,7 +87,7 @@ class Reinforced:
         self.directory.checkpoints.mkdir(parents=True, exist_ok=True)
         self.examples = {example.id: example for example in train}
         self.validation = list(validation)[: ceiling.watch]
-        self.model, self.tokenizer = load_model(run.config.strong.model)
+        self.model, self.tokenizer = load_model(run.config.strong.model, called="strong model")
         self.ends = end_ids(self.model, self.tokenizer)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.grader = Grader()

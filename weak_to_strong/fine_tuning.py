@@ -164,7 +164,7 @@ def fine_tune(
     from trl import SFTConfig, SFTTrainer
 
     set_seed(seed)
-    model, tokenizer = load_model(str(base))
+    model, tokenizer = load_model(str(base), called="strong model")
     kept, too_long = fitting(rows, tokenizer, config.max_length)
     if not kept:
         raise RunError(f"all {len(rows)} rows are longer than fine_tune.max_length={config.max_length} tokens; raise it")

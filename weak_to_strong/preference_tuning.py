@@ -74,7 +74,7 @@ def preference_trainer(
     from transformers import PrinterCallback
 
     disable_progress_bars()
-    model, tokenizer = load_model(str(base))
+    model, tokenizer = load_model(str(base), called="strong model")
     on_gpu = torch.cuda.is_available()
     assert config.batch_size and config.device_batch_size, "resolved"
     common: dict[str, Any] = {
@@ -91,7 +91,7 @@ def preference_trainer(
         from trl import DPOConfig, DPOTrainer
 
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.keep_likely]} if config.keep_likely else {}
-        reference = None if adapter is not None else load_model(str(base))[0]
+        reference = None if adapter is not None else load_model(str(base), called="strong model")[0]
         score_labelled_tokens_alone()
         trainer = DPOTrainer(
             model=model, ref_model=reference, args=DPOConfig(**common, **losses), train_dataset=data, processing_class=tokenizer,
@@ -128,7 +128,7 @@ def prefer(
     from transformers import set_seed
 
     set_seed(seed)
-    _, tokenizer = load_model(str(base))
+    _, tokenizer = load_model(str(base), called="strong model")
     kept, too_long = pairs_that_fit(rows, tokenizer, config.max_length)
     if not kept:
         why = f"all {len(rows)} pairs are longer than preference.max_length={config.max_length} tokens" if rows else "there are no pairs"
@@ -136,7 +136,7 @@ def prefer(
     trainer = preference_trainer(base, kept, config, strong, seed=seed, work=work, callbacks=[marking(), *callbacks])
     trainer.train(resume_from_checkpoint=last_whole(work) if work.exists() else None)
     tuned = trainer.model if strong.lora is None else trainer.model.merge_and_unload()
-    _, tokenizer = load_model(str(base))
+    _, tokenizer = load_model(str(base), called="strong model")
     save_model(tuned, tokenizer, out)
     shutil.rmtree(work, ignore_errors=True)
     history = trainer.state.log_history

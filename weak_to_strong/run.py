@@ -33,6 +33,7 @@ from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
 from teacher.config import LoraConfig, RunConfig
 from teacher.parts import cannot_start
+from teacher.policy import check_model
 from teacher.run_directory import RunDirectory, asked_for, command_parser, unsaved_weights, write_json
 from teacher.train import StopSignal
 from weak_to_strong.cost import Cost
@@ -229,7 +230,9 @@ def carry_out(config: Config, run: RunDirectory | None, work: Callable[[Run[Conf
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it builds
     # transformers reads and writes its own deprecated attribute whenever a Trainer saves.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    run = run or RunDirectory.create(config)
+    if run is None:
+        check_model(config.strong.model, called="strong model")
+        run = RunDirectory.create(config)
     with ExitStack() as stack:
         stack.enter_context(run.lock())
         run.write_config(config)  # a resumed run may have been given another budget

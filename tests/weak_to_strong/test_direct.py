@@ -15,11 +15,14 @@ SMALL = ["--task.train_size=40", "--task.validation_size=10", "--eval.n=10"]
         (["--task.name=hh_rlhf"], "direct RL is paid by a right answer"),
         (["--ceiling.run=runs/other"], "a direct run trains its own"),
         (["--strong.model=lab:arithmetic/nobody"], "nobody"),
+        (["--strong.model=/nowhere/model"], "strong model '/nowhere/model' cannot be loaded: there is no such folder"),
         (["--ray", "--strong.vllm"], "ray: vllm.launch would start a server in each worker"),
     ],
 )
-def test_bad_settings_exit_2_with_one_line(flags, message, capsys):
+def test_bad_settings_exit_2_with_one_line_and_begin_no_run(flags, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WST_RUNS_DIR", str(tmp_path / "runs"))
     assert main([*SMALL, *flags]) == 2
+    assert not (tmp_path / "runs").exists()
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
