@@ -1,7 +1,7 @@
 """`python -m benchmarks.lab_runs [--jobs 2]`: the demo over seeds, students, dials and algorithms, as a table.
 
 Three seeds of the default run, of the second student, of the dial-0 world and of each other algorithm, each a `python -m teacher.train`
-of its own with one thread. Resumable: a run that stands in the results file is not repeated. Writes `benchmarks/results/lab_runs.json`
+of its own. Resumable: a run that stands in the results file is not repeated. Writes `benchmarks/results/lab_runs.json`
 and the table between the markers of `docs/results.md`.
 """
 

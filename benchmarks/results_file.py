@@ -36,8 +36,8 @@ def say_load() -> None:
 
 
 def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
-    """Run a command to its end, its output dropped; the CPU seconds it took, its own children included. On a busy machine they are what
-    the wall clock of an idle one would show of single-threaded work. Raises CalledProcessError."""
+    """Run a command to its end, its output dropped; the CPU seconds it took, its own children included. On a busy machine they
+    say what the work costs, and the wall clock does not. Raises CalledProcessError."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -47,8 +47,8 @@ def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
 
 
 def train(flags: list[str]) -> tuple[dict[str, Any], float]:
-    """(summary.json, CPU seconds) of one `python -m teacher.train` with one thread, whose run and cache are its own and are gone after it:
-    no run answers from what another paid for. The lines of validation.jsonl stand in the summary as `validation`."""
+    """(summary.json, CPU seconds) of one `python -m teacher.train` with one OpenMP thread, whose run and cache are its own and are gone
+    after it: no run answers from what another paid for. The lines of validation.jsonl stand in the summary as `validation`."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
         cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
