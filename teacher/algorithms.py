@@ -185,8 +185,7 @@ def build_trainer(
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
                 on_saved(state.global_step)
 
-    together = processes or Processes()
-    args = trl_config(config, run.checkpoints)
+    together, args = processes or Processes(), trl_config(config, run.checkpoints)
     period = args.steps_per_generation * args.num_iterations
     peft_config = lora_config(config)
     trainer_class, extra = RLOOTrainer if config.algorithm == "rloo" else GRPOTrainer, {}
