@@ -7,9 +7,10 @@ Two ways to the same target, on the same questions, teacher base, student and in
 
 A call is a request without a cache; `paid` is what a cache leaves of it. Each way has a sweep of 12 points on the
 arithmetic world with seed 0; its best point then runs on all seeds and, unchanged, on the alignment world, whose own preset is not used.
-Our preset's other values were chosen on the arithmetic world, as plain's batch of 256 and constant rate were. Plain runs stop at LIMIT
-times our calls and are then a bound; within the sweep they stop where another point has reached the target with fewer. TRL's own
-defaults stand beside them. Resumable: a run that stands in `benchmarks/results/calls_to_target.json` is not repeated.
+Our preset's other values were chosen on the arithmetic world, as plain's batch of 256 and constant rate were. Every run stops where it
+reaches the target, a plain one also at LIMIT times our calls, and is then a bound; within the sweep plain stops where another point has
+reached the target with fewer. TRL's own defaults stand beside them. Resumable: a run that stands in
+`benchmarks/results/calls_to_target.json` is not repeated.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -86,8 +88,8 @@ class Line:
         self.reward = Rubric(unshaped, self.student, self.params, budget=config.budget, account=account)
 
 
-def ours(point: dict[str, Any], world: str, seed: int) -> dict[str, Any]:
-    """Our run, to its last step; the validation that first reaches the target is looked for in its log."""
+def ours(point: dict[str, Any], world: str, seed: int, target: float) -> dict[str, Any]:
+    """Our run, until a validation in its log reaches `target` or its last step."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [
             WORLDS[world], f"--seed={seed}", f"--task.validation_size={VALIDATED}", f"--eval.every={EVERY}", "--eval.patience=null",
@@ -95,12 +97,22 @@ def ours(point: dict[str, Any], world: str, seed: int) -> dict[str, Any]:
             f"--teacher.warm_start.samples={point['samples']}", f"--trl.learning_rate={point['learning_rate']}", "--trl.scale_rewards=none",
         ]  # fmt: skip
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache"}
-        subprocess.run([sys.executable, "-m", "teacher.train", *flags], env=environment, check=True, stdout=subprocess.DEVNULL)
-        run = RunDirectory(next(Path(folder, "runs").iterdir()))
-        curve = [
-            {"step": v["step"], "right": v["right"], "calls": v["requests"], "paid": v["calls"]} for v in run.lines("validation.jsonl")
-        ]
-    return {"curve": curve}
+        command = [sys.executable, "-m", "teacher.train", *flags]
+        curve: list[dict[str, Any]] = []
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as running:
+            while running.poll() is None and not any(line["right"] >= target for line in curve):
+                time.sleep(1)
+                curve = _curve(Path(folder, "runs"))
+            running.kill()
+        if running.returncode and not any(line["right"] >= target for line in curve):
+            raise subprocess.CalledProcessError(running.returncode, command)
+        return {"curve": _curve(Path(folder, "runs"))}
+
+
+def _curve(runs: Path) -> list[dict[str, Any]]:
+    """The validations so far of the one run in the folder."""
+    lines = [line for run in runs.glob("*") for line in RunDirectory(run).lines("validation.jsonl")]
+    return [{"step": v["step"], "right": v["right"], "calls": v["requests"], "paid": v["calls"]} for v in lines]
 
 
 def plain(point: dict[str, Any], world: str, seed: int, target: float, limit: int) -> dict[str, Any]:
@@ -174,7 +186,7 @@ def plain(point: dict[str, Any], world: str, seed: int, target: float, limit: in
 def measured(way: str, point: dict[str, Any], world: str, seed: int, target: float, limit: int, commit: str | None) -> dict[str, Any]:
     """One run in a process of its own."""
     if way == "ours":
-        found = ours(point, world, seed)
+        found = ours(point, world, seed, target)
     else:
         with tempfile.TemporaryDirectory() as cache:
             task = json.dumps({"point": point, "world": world, "seed": seed, "target": target, "limit": limit})

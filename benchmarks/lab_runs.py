@@ -19,7 +19,7 @@ from teacher.run_directory import git_commit
 
 NAME = "lab_runs"
 MANY = 3200
-"""Test questions where harm is looked at: a third of them are right raw."""
+"""Test questions where harm is looked at, in the default runs: a third of them are right raw."""
 CELLS = [
     {"algorithm": algorithm, "student": student, "dial": dial, "seed": seed}
     for algorithm, student, dial in (
@@ -42,7 +42,7 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
         f"--seed={cell['seed']}",
         "--eval.include=[]",  # the seconds are those of training and its plain table
     ]
-    if cell["student"] == "student" and cell["dial"] == 1.0:
+    if (cell["algorithm"], cell["student"], cell["dial"]) == ("grpo", "student", 1.0):
         flags.append(f"--eval.n={MANY}")
     summary, cpu_s = train(flags)
     arms, pair = summary["eval"]["arms"], summary["eval"]["vs_raw"]["trained"]

@@ -8,6 +8,7 @@ right, at most N each.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from teacher.trl_on_cpu import score_labelled_tokens_alone
 
 WAVE = 4
 """Instructions a question and wave: small enough to stop early, large enough that a slow student is kept busy."""
+AT_ONCE = 512
+"""Instructions of a wave that are written while the student answers those before: a few batches of either model."""
 MOSTLY = 0.75
 """Mean grade from which several answers of a student that samples count as right: three of four."""
 KEPT = 2
@@ -48,9 +51,9 @@ async def best_of_n(
 ) -> list[Episode]:
     """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right.
 
-    `answers` are asked for under each; `record` gets each wave's episodes as they are paid for.
+    `answers` are asked for under each; `record` gets the episodes as they are paid for.
 
-    Raises RunError where every call of a wave failed.
+    Raises RunError where every call of a wave's part failed.
     """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
@@ -60,7 +63,7 @@ async def best_of_n(
         )
         record(wave)
         if all(episode.error for episode in wave):
-            raise RunError(f"warm start: every student call of a wave failed ({wave[0].error}); go on with --resume")
+            raise RunError(f"warm start: every student call failed ({wave[0].error}); go on with --resume")
         return wave
 
     episodes = await ask(examples, [Instruction(text="", source="silence")] * len(examples))
@@ -68,9 +71,14 @@ async def best_of_n(
         solved = {episode.example_id for episode in episodes if pays(episode)}
         wave = min(WAVE, samples - start)
         asked = [example for example in examples if example.id not in solved for _ in range(wave)]
-        if not asked:
-            break
-        episodes += await ask(asked, await policy.instruct([example.public() for example in asked]))
+        answering: asyncio.Task[list[Episode]] | None = None
+        for first in range(0, len(asked), AT_ONCE):
+            part = asked[first : first + AT_ONCE]
+            instructions = await policy.instruct([example.public() for example in part])
+            # Not before the last part is answered: what shares a batch must not depend on who was faster.
+            episodes += await answering if answering else []
+            answering = asyncio.create_task(ask(part, instructions))
+        episodes += await answering if answering else []
     return episodes
 
 
