@@ -101,14 +101,20 @@ def ours(point: dict[str, Any], world: str, seed: int, target: float) -> dict[st
         curve: list[dict[str, Any]] = []
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as running:
             try:
-                while running.poll() is None and not any(line["right"] >= target for line in curve):
+                while (ended := running.poll()) is None and _there(curve, target) is None:
                     time.sleep(1)
                     curve = _curve(Path(folder, "runs"))
             finally:
                 running.kill()
-        if running.returncode and not any(line["right"] >= target for line in curve):
-            raise subprocess.CalledProcessError(running.returncode, command)
-        return {"curve": _curve(Path(folder, "runs"))}
+        curve = _curve(Path(folder, "runs"))
+        if ended:
+            raise subprocess.CalledProcessError(ended, command)
+        return {"curve": curve}
+
+
+def _there(curve: list[dict[str, Any]], target: float) -> dict[str, Any] | None:
+    """The first validation that reaches the target."""
+    return next((line for line in curve if line["right"] >= target), None)
 
 
 def _curve(runs: Path) -> list[dict[str, Any]]:
@@ -197,7 +203,7 @@ def measured(way: str, point: dict[str, Any], world: str, seed: int, target: flo
                 env={**os.environ, "WST_CACHE_DIR": cache}, check=True, stdout=subprocess.PIPE, text=True,
             ).stdout  # fmt: skip
             found = json.loads(output.splitlines()[-1])
-    there = next((line for line in found["curve"] if line["right"] >= target), None)
+    there = _there(found["curve"], target)
     last = found["curve"][-1]
     return {
         "way": way,

@@ -277,10 +277,11 @@ def main() -> int:
                     if ours:
                         runs[-1]["store_left_alone"] = store_left_alone(ports[kind], key)
                     print(json.dumps(runs[-1]), flush=True)
-    if not args.no_save and args.rate == RATE:
+    if args.rate != RATE:
+        return 0
+    if not args.no_save:
         save(NAME, headline={**headline(runs), "experiment": not args.plain}, runs=runs, commit=commit)
-    if args.rate == RATE:
-        print(json.dumps({"headline": headline(runs)}, indent=1))
+    print(json.dumps({"headline": headline(runs)}, indent=1))
     return 0
 
 

@@ -18,7 +18,7 @@ from exchange.settings import SettingError
 
 WORLDS = ("arithmetic", "alignment", "reasoning", "dial")
 MANIFEST = "manifest.json"
-_LOADING = threading.Lock()
+_LOADING = threading.RLock()
 Load = TypeVar("Load", bound=Callable[..., Any])
 
 

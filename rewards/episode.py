@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 from exchange.compose import compose
 from exchange.guard import guard
 from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, Message, Score
 from student_clients.errors import StudentError
+
+Result = TypeVar("Result")
 
 
 def request(example: Example, instruction: Instruction, params: SamplingParams) -> tuple[tuple[Message, ...], SamplingParams]:
@@ -53,14 +56,14 @@ async def run_episode(
     )
 
 
-async def all_of(episodes: Iterable[Awaitable[Episode]]) -> list[Episode]:
-    """Run episodes concurrently. Where one raises (the budget is spent, say), the requests in flight are let finish before that goes on:
-    they are paid for, and the cache keeps their answers."""
-    done = await asyncio.gather(*episodes, return_exceptions=True)
+async def all_of(running: Iterable[Awaitable[Result]]) -> list[Result]:
+    """Run episodes, or what asks them, concurrently. Where one raises (the budget is spent, say), the requests in flight are let finish
+    before that goes on: they are paid for, and the cache keeps their answers."""
+    done = await asyncio.gather(*running, return_exceptions=True)
     for outcome in done:
         if isinstance(outcome, BaseException):
             raise outcome
-    return [outcome for outcome in done if isinstance(outcome, Episode)]
+    return [outcome for outcome in done if not isinstance(outcome, BaseException)]
 
 
 COUNTED = {"correct": 1.0, "win": 0.75, "agreement": 0.75}

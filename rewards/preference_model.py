@@ -95,9 +95,8 @@ class RewardModel:
         if self._loaded is None:
             import torch
 
-            torch.set_num_threads(
-                1
-            )  # of this thread and of those that begin later; a second one spins where another process wants the core
+            # Of this thread and of those that begin later; a second one spins where another process wants the core.
+            torch.set_num_threads(1)
             with _LOADING:
                 self._loaded = load_reward_model(self.name)
         return self._loaded

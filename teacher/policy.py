@@ -40,7 +40,7 @@ def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for a model of one file says nothing
-    tokenizer = _tokenizer(name, called)
+    tokenizer = load_tokenizer(name, called=called)
     try:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
     except Exception as error:  # safetensors raises plain Exceptions of its own for a damaged file
@@ -49,12 +49,8 @@ def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
 
 
 @one_at_a_time
-def check_model(name: str, *, called: str) -> None:
-    """Raises SettingError as `load_model` does, as far as the tokenizer tells: before a run is made of it, without reading weights."""
-    _tokenizer(name, called)
-
-
-def _tokenizer(name: str, called: str) -> Any:
+def load_tokenizer(name: str, *, called: str) -> Any:
+    """The tokenizer of `load_model`, without reading weights. Raises SettingError as that does."""
     from transformers import AutoTokenizer
 
     path = resolve_model(name)

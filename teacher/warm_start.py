@@ -8,7 +8,6 @@ right, at most N each.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -57,6 +56,8 @@ async def best_of_n(
     """
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
+        if not asked:
+            return []
         answered = await all_of(
             run_episode(example, instruction, arm="warm_start", student=student, params=params, reward=reward, samples=answers)
             for example, instruction in zip(asked, instructions, strict=True)
@@ -73,26 +74,24 @@ async def best_of_n(
         solved = {episode.example_id for episode in episodes if pays(episode)}
         several = min(WAVE, samples - start)
         asked = [example for example in examples if example.id not in solved for _ in range(several)]
+        if not asked:
+            break
         wave: list[Episode] = []
         written: tuple[list[Example], list[Instruction]] = [], []
         for first in range(0, len(asked) + AT_ONCE, AT_ONCE):  # once more than there are parts, for the answers to the last
             part = asked[first : first + AT_ONCE]
             # Each step waits for both, so that what shares a batch does not depend on who was faster; and what is paid for is let finish.
-            answered, instructions = await asyncio.gather(ask(*written), write(part), return_exceptions=True)
-            for outcome in (answered, instructions):
-                if isinstance(outcome, BaseException):
-                    raise outcome
-            assert isinstance(answered, list) and isinstance(instructions, list)
-            wave += answered
+            both: list[Any] = await all_of([ask(*written), write(part)])
+            wave += both[0]
             _refuse_where_all_failed(wave)
-            written = part, instructions
+            written = part, both[1]
         episodes += wave
     return episodes
 
 
 def _refuse_where_all_failed(wave: list[Episode]) -> None:
     if wave and all(episode.error for episode in wave):
-        raise RunError(f"warm start: every student call failed ({wave[0].error}); go on with --resume")
+        raise RunError(f"warm start: every student call of a wave failed ({wave[0].error}); go on with --resume")
 
 
 def pays(episode: Episode) -> bool:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from exchange.command import RunError
 from exchange.settings import Settings
-from teacher.policy import load_model
+from teacher.policy import load_model, load_tokenizer
 from teacher.trl_on_cpu import score_labelled_tokens_alone
 from weak_to_strong.cost import trained
 from weak_to_strong.fine_tuning import fitting, last_whole, lora, marking, save_model
@@ -128,7 +128,7 @@ def prefer(
     from transformers import set_seed
 
     set_seed(seed)
-    _, tokenizer = load_model(str(base), called="strong model")
+    tokenizer = load_tokenizer(str(base), called="strong model")
     kept, too_long = pairs_that_fit(rows, tokenizer, config.max_length)
     if not kept:
         why = f"all {len(rows)} pairs are longer than preference.max_length={config.max_length} tokens" if rows else "there are no pairs"
@@ -136,7 +136,6 @@ def prefer(
     trainer = preference_trainer(base, kept, config, strong, seed=seed, work=work, callbacks=[marking(), *callbacks])
     trainer.train(resume_from_checkpoint=last_whole(work) if work.exists() else None)
     tuned = trainer.model if strong.lora is None else trainer.model.merge_and_unload()
-    _, tokenizer = load_model(str(base), called="strong model")
     save_model(tuned, tokenizer, out)
     shutil.rmtree(work, ignore_errors=True)
     history = trainer.state.log_history

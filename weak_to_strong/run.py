@@ -33,7 +33,7 @@ from student_clients.errors import StudentError
 from tasks import TASKS, TaskConfig
 from teacher.config import LoraConfig, RunConfig
 from teacher.parts import cannot_start
-from teacher.policy import check_model
+from teacher.policy import load_tokenizer
 from teacher.run_directory import RunDirectory, asked_for, command_parser, unsaved_weights, write_json
 from teacher.train import StopSignal
 from weak_to_strong.cost import Cost
@@ -231,7 +231,7 @@ def carry_out(config: Config, run: RunDirectory | None, work: Callable[[Run[Conf
     # transformers reads and writes its own deprecated attribute whenever a Trainer saves.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     if run is None:
-        check_model(config.strong.model, called="strong model")
+        load_tokenizer(config.strong.model, called="strong model")  # one that is not there makes no run
         run = RunDirectory.create(config)
     with ExitStack() as stack:
         stack.enter_context(run.lock())

@@ -63,7 +63,6 @@ def test_an_end_token_stops_an_answer_and_is_counted(tiny_model: Path) -> None:
     assert loaded is not None
 
     def continued(end_ids: frozenset[int]) -> list[Row]:
-
         rows = [Row([5 + i, 9], 12, 0.0, random.Random()) for i in range(8)]
         decode(loaded.model, rows, end_ids, lambda: True)
         return rows
@@ -111,7 +110,6 @@ def test_a_seed_repeats_an_answer_whatever_else_is_in_the_batch(tiny_model: Path
 
 
 def test_sampling_follows_the_softmax() -> None:
-
     import torch
 
     from student_clients.embedded_decoding import _next_tokens

@@ -65,7 +65,7 @@ def test_a_student_that_is_gone_ends_the_warm_start():
     def answer(messages):
         raise StudentServerError("HTTP 500")
 
-    with pytest.raises(RunError, match="every student call failed"):
+    with pytest.raises(RunError, match="every student call of a wave failed"):
         run(ScriptedStudent(answer), [example("a", "5")], 4)
 
 
