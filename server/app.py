@@ -153,7 +153,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     app.state.metrics, app.state.cache, app.state.draining = metrics, cache, False
     app.state.reloads, app.state.traffic = reloads, traffic
     errors.install(app)
-    app.include_router(routes_instruct.router)
+    app.router.routes += routes_instruct.router.routes  # an included router matches each path twice over
     app.include_router(routes_openai.router)
     app.include_router(routes_experiments.router)
     app.include_router(routes_modes.router)

@@ -341,3 +341,25 @@ def test_nothing_is_exported_by_default(policy: FakePolicy, monkeypatch: pytest.
     app = create_app(ServerSettings(), FakeTeacher(policy))
     assert not app._native_telemetry.enabled()
     assert not app._telemetry["auto_configure"]
+
+
+@pytest.mark.parametrize("route", ["/instruct", "/instruct/batch"])
+@pytest.mark.parametrize(
+    "item",
+    [
+        b'{"query": "2+2?", "covariate": 3, "history": [{"role": "user", "content": "hi"}]}', b'{"query": " "}', b'{"query": 7}', b"{}",
+        b'{"query": "q", "other": 1}', b'{"query": "q", "query": "r"}', b'{"query": "q", "covariate": NaN}', b'{"query": "\\ud800"}',
+        b'{"query": "q"', b'{"query": "\xff"}', b"[]", b"null", b"", b"[" * 5000, b'{"query": "q", "covariate": 1' + b"0" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_a_body_is_read_alike_on_the_short_way_and_on_fastapis(client: TestClient, route: str, item: bytes) -> None:
+    """Only the plain content type takes the short way."""
+    body = item if route == "/instruct" else b'{"items": [' + item + b"]}"
+    replies = []
+    for content_type in ("application/json", "application/json; charset=utf-8"):
+        response = client.post(route, content=body, headers={"content-type": content_type, "x-request-id": "one"})
+        for item_or_all in (reply := response.json()).get("items", [reply]):
+            item_or_all.pop("timings_ms", None)
+            item_or_all.pop("source", None)  # the second is from the cache
+        replies.append((response.status_code, reply))
+    assert replies[0] == replies[1]
