@@ -149,6 +149,9 @@ class TeacherConfig(Settings):
     sentences)."""
     warm_start: WarmStartConfig | None = None
     """Best-of-N fine-tuning before RL; what is not set is the preset's."""
+    silence_bias: float | None = Field(default=None, ge=0.0, le=100.0)
+    """Added to the logits of end tokens in the finished teacher, so that it keeps silent where it is in doubt whether it is needed. None =
+    chosen on the validation questions (teacher/silence.py)."""
     lora: LoraConfig | None = None
     """Adapter training; None = all weights."""
 

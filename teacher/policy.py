@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from teacher.prompt import TeacherPrompt
 
 MANIFEST = "teacher.json"
 Fitting = TypeVar("Fitting", bound=PublicExample)
+Found = TypeVar("Found")
 
 
 @one_at_a_time
@@ -45,6 +46,7 @@ def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
     except Exception as error:  # safetensors raises plain Exceptions of its own for a damaged file
         raise _not_loaded(name, called, error) from None
+    model.generation_config.sequence_bias = None  # a trained teacher's, which would bend what is sampled from it in training
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
@@ -113,16 +115,19 @@ class TransformersPolicy:
         *,
         max_instruction_tokens: int,
         temperature: float = 0.0,
+        silence_bias: float = 0.0,
         batch_size: int = 128,
         sha256: str | None = None,
         threads: int = 1,
     ) -> None:
-        """`threads`: calls that are worked on at the same time; each takes `batch_size` rows of memory."""
+        """`silence_bias`: added to the logits of end tokens. `threads`: calls that are worked on at the same time; each takes `batch_size`
+        rows of memory."""
         self.model = model
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_instruction_tokens = max_instruction_tokens
         self.temperature = temperature
+        self.silence_bias = silence_bias
         self.batch_size = batch_size
         self.sha256 = sha256
         self._threads = threads
@@ -143,39 +148,68 @@ class TransformersPolicy:
             self._worker = ThreadPoolExecutor(self._threads, thread_name_prefix="teacher")
             raise
 
-    def _instruct(self, examples: list[PublicExample], given_up: threading.Event) -> list[Instruction]:
+    def silence_margins(self, examples: Sequence[PublicExample]) -> list[float | None]:
+        """By how much the best end token leads all other tokens at an instruction's first, in logits and without the bias; negative where
+        the teacher speaks, None where its context leaves no room. Blocks. Raises BrokenWeights."""
+        return self._in_batches(examples, self._margins)
+
+    def _instruct(self, examples: Sequence[PublicExample], given_up: threading.Event) -> list[Instruction]:
+        written = self._in_batches(examples, lambda prompts: self._written(prompts, given_up))
+        return [found or Instruction(text="", source="passthrough", teacher_sha256=self.sha256) for found in written]
+
+    def _in_batches(self, examples: Sequence[PublicExample], of: Callable[[list[str]], list[Found]]) -> list[Found | None]:
+        """What `of` finds for each prompt; None for a query that leaves no room in the model's context or lacks its draft."""
         prompts = [
             self.tokenizer.apply_chat_template(
                 [message.model_dump() for message in self.prompt.messages(example)], add_generation_prompt=True, tokenize=False
             )
             for example in examples
         ]
-        instructions = [Instruction(text="", source="passthrough", teacher_sha256=self.sha256)] * len(prompts)
-        lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        found: list[Found | None] = [None] * len(prompts)
+        lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]] if prompts else []
         room = context_of(self.model.config, self.tokenizer) - self.max_instruction_tokens
         # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
         answered = [i for i in range(len(prompts)) if lengths[i] <= room and (examples[i].draft is not None or not self.prompt.drafts)]
         order = sorted(answered, key=lambda i: -lengths[i])
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            for row, instruction in zip(rows, self._generate([prompts[i] for i in rows], given_up), strict=True):
-                instructions[row] = instruction
-        return instructions
+            for row, one in zip(rows, of([prompts[i] for i in rows]), strict=True):
+                found[row] = one
+        return found
 
-    def _generate(self, prompts: list[str], given_up: threading.Event) -> list[Instruction]:
+    def _written(self, prompts: list[str], given_up: threading.Event) -> list[Instruction]:
+        ends = end_ids(self.model, self.tokenizer)
+        bias = [[[i], self.silence_bias] for i in sorted(ends)] if self.silence_bias else None
+        drawn = {"temperature": self.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0} if self.temperature > 0 else {}
+        output, width = self._generated(
+            prompts, given_up, max_new_tokens=self.max_instruction_tokens, sequence_bias=bias, do_sample=self.temperature > 0, **drawn
+        )
+        return [as_instruction(ids, self.tokenizer, ends, sha256=self.sha256) for ids in output.sequences[:, width:].tolist()]
+
+    def _margins(self, prompts: list[str]) -> list[float]:
+        output, _ = self._generated(prompts, threading.Event(), max_new_tokens=1, do_sample=False, output_logits=True)
+        logits = output.logits[0].clone()
+        ends = sorted(end_ids(self.model, self.tokenizer))
+        ending = logits[:, ends].amax(dim=1)
+        logits[:, ends] = -float("inf")
+        margins: list[float] = (ending - logits.amax(dim=1)).tolist()
+        return margins
+
+    def _generated(self, prompts: list[str], given_up: threading.Event, **settings: Any) -> tuple[Any, int]:
+        """(output of `generate`, tokens of the prompts with their padding)."""
         import torch
         from transformers import GenerationConfig
 
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.model.device)
-        width = inputs["input_ids"].shape[1]
-        ends = end_ids(self.model, self.tokenizer)
-        # A config of our own, as TRL has one: what a model ships (repetition penalty, top-p) would serve another policy than was trained.
+        # A config of our own, as TRL has one, with what a model ships spelt out, which would fill what is left open: its repetition
+        # penalty or top-p would serve another policy than was trained.
         generation = GenerationConfig(
-            max_new_tokens=self.max_instruction_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=sorted(ends),
-            do_sample=self.temperature > 0,
-            **({"temperature": self.temperature, "top_k": 0} if self.temperature > 0 else {}),
+            eos_token_id=sorted(end_ids(self.model, self.tokenizer)),
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            return_dict_in_generate=True,
+            **settings,
         )
         was_training = self.model.training
         self.model.eval()
@@ -184,7 +218,7 @@ class TransformersPolicy:
                 **inputs, generation_config=generation, stopping_criteria=[_GivenUp(given_up)], logits_processor=[_finite]
             )
         self.model.train(was_training)
-        return [as_instruction(ids, self.tokenizer, ends, sha256=self.sha256) for ids in output[:, width:].tolist()]
+        return output, inputs["input_ids"].shape[1]
 
 
 class GivenUpError(Exception):
@@ -248,11 +282,18 @@ def teacher_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in parts).encode()).hexdigest()
 
 
-def save_teacher(folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write a teacher folder; the manifest comes last, so a folder without one is not a teacher. Returns the manifest."""
+def save_teacher(
+    folder: Path, model: Any, tokenizer: Any, prompt: TeacherPrompt, facts: dict[str, Any], *, silence_bias: float = 0.0
+) -> dict[str, Any]:
+    """Write a teacher folder; the manifest comes last, so a folder without one is not a teacher. Returns the manifest.
+
+    `silence_bias` goes into the generation config, where `transformers` reads it too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
+    model.generation_config.sequence_bias = [[[i], silence_bias] for i in sorted(end_ids(model, tokenizer))] if silence_bias else None
     model.save_pretrained(folder)
+    model.generation_config.sequence_bias = None
     tokenizer.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # save_pretrained leaves them 0600, which a server under another user cannot read
@@ -284,6 +325,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise SettingError(f"{folder / MANIFEST}: has no {', '.join(sorted(missing))}; the teacher is damaged")
     return manifest
+
+
+def end_biases(folder: Path) -> dict[int, float]:
+    """The bias of each end token of a teacher folder, by token id; empty where it has none. Raises SettingError."""
+    path = folder / "generation_config.json"
+    try:
+        biased = json.loads(path.read_text(encoding="utf-8")).get("sequence_bias") if path.is_file() else None
+        return {int(token): float(bias) for (token,), bias in biased or ()}
+    except (ValueError, TypeError, AttributeError):
+        raise SettingError(f"{path}: its sequence_bias is none that a teacher is saved with; the teacher is damaged") from None
 
 
 def _check_weights(folder: Path, model: Any) -> None:
@@ -331,6 +382,7 @@ def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, tempe
         prompt,
         max_instruction_tokens=manifest["max_instruction_tokens"],
         temperature=temperature,
+        silence_bias=max(end_biases(folder).values(), default=0.0),
         batch_size=batch_size,
         threads=threads,
         sha256=sha256,

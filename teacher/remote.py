@@ -3,7 +3,8 @@
     vllm serve runs/2026…/teacher --served-model-name my-teacher
 
 The folder is still read here, for what it asks the model (template, limit, sum); its weights are not. The server has to apply the folder's
-own chat template and to send nothing of its own sampling defaults, `--generation-config vllm`.
+own chat template and to send nothing of its own sampling defaults, `--generation-config vllm`; the teacher's bias towards silence goes with
+each request, as `logit_bias`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Instruction, PublicExample
 from student_clients import errors
 from student_clients.openai_compatible import OpenAICompatibleStudent
-from teacher.policy import LoadedTeacher, named_at, read_manifest
+from teacher.policy import LoadedTeacher, end_biases, named_at, read_manifest
 from teacher.prompt import TeacherPrompt
 
 
@@ -64,7 +65,9 @@ def remote_teacher(folder: Path, model: str, *, base_url: str, temperature: floa
     """
     manifest = read_manifest(folder)
     prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
-    client = OpenAICompatibleStudent(model, base_url=base_url, **connection)
+    biases = {str(token): bias for token, bias in end_biases(folder).items()}
+    body = {"logit_bias": biases} if biases else {}
+    client = OpenAICompatibleStudent(model, base_url=base_url, extra_body=body, **connection)
     name, sha256 = named_at(manifest, temperature)
     most = manifest["max_instruction_tokens"]
     policy = RemotePolicy(client, prompt, max_instruction_tokens=most, temperature=temperature, sha256=sha256)

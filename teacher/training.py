@@ -30,7 +30,7 @@ from teacher.hub import card, check_login, push, write_card
 from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Panel, Parts, Progress
-from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
+from teacher.policy import TransformersPolicy, end_biases, load_model, save_teacher, with_room
 from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, git_commit, mark_complete, write_json
 from teacher.validation import Validator
@@ -114,7 +114,8 @@ def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Valid
         "max_instruction_tokens": config.teacher.max_instruction_tokens,
         "step": step,
     }
-    return save_teacher(run.teacher, model, tokenizer, teacher_prompt(config), facts)
+    bias = config.teacher.silence_bias if config.teacher.silence_bias is not None else validator.silence_bias(model)
+    return save_teacher(run.teacher, model, tokenizer, teacher_prompt(config), facts, silence_bias=bias)
 
 
 def prepare(config: TrainConfig) -> tuple[list[Example], list[Example]]:
@@ -184,6 +185,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "seed": config.seed,
         "steps": config.max_steps,
         "teacher_step": manifest["step"],
+        "silence_bias": max(end_biases(run.teacher).values(), default=0.0),
         "ended": run.ended,
         "alarms": run.lines("alarms.jsonl"),
         "filter": run.filtered,
@@ -201,7 +203,8 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     validated = {line["step"]: line["right"] for line in run.lines("validation.jsonl")}
     print(
         f"best teacher: step {manifest['step']} of {config.max_steps}; {COUNTED_AS[config.reward.kind]} on validation after the warm start "
-        f"{validated[0]:.1%}, at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}"
+        f"{validated[0]:.1%}, at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}; "
+        f"silence bias {result['silence_bias']:g}"
     )
     if (address := push(run.teacher, config, manifest)) is not None:
         print(f"pushed: {address}")

@@ -19,16 +19,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.arms import run_arm
+from evaluation.arms import FixedPolicy, run_arm
 from evaluation.paired import compare
 from exchange.command import RunError
-from exchange.protocols import Reward, SamplingParams, StudentClient
+from exchange.protocols import InstructionPolicy, Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Score
 from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
 from rewards.episode import beside, correct, counted, worth
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
+from teacher.silence import MOST, best_bias
 
 GATES = {"ill_formed", "leakage"}
 """Parts of a score whose value stands whatever the answer is worth."""
@@ -79,8 +80,7 @@ class Validator:
 
         Raises RunError where no validation question could be scored, by either judge.
         """
-        policy = TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
-        episodes, raw = self.run_async(self._episodes(policy))
+        episodes, raw = self.run_async(self._episodes(self._policy(model), self.examples))
         scored = [e for e in episodes if worth(e) is not None]
         values = [value for e in scored if (value := self._worth(e)) is not None]
         if not values:
@@ -104,6 +104,29 @@ class Validator:
         self.run.append("validation.jsonl", {**line, **help_and_harm(episodes, raw), **self.asked()})
         return right
 
+    def silence_bias(self, model: Any) -> float:
+        """The bias towards silence with which `model` does best, by what it and silence are worth on the questions that one of at most MOST
+        would decide."""
+        policy = self._policy(model)
+        margins = policy.silence_margins(self.examples)
+        hesitant = [(-margin, example) for margin, example in zip(margins, self.examples, strict=True) if margin and -MOST < margin < 0]
+        if not hesitant:
+            return 0.0
+
+        async def both_ways() -> list[list[Episode]]:
+            ways: tuple[InstructionPolicy, ...] = policy, FixedPolicy("")
+            return [(await self._episodes(way, [example for _, example in hesitant]))[0] for way in ways]
+
+        spoken, silent = ([self._worth(episode) for episode in way] for way in asyncio.run(both_ways()))
+        return best_bias(
+            (needed, quiet - loud)
+            for (needed, _), loud, quiet in zip(hesitant, spoken, silent, strict=True)
+            if loud is not None and quiet is not None
+        )
+
+    def _policy(self, model: Any) -> TransformersPolicy:
+        return TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
+
     def _worth(self, episode: Episode) -> float | None:
         """What an instruction is worth: the mean value of its answers, by the mean of both judges where a second one watches; None where
         either gave no verdict."""
@@ -118,10 +141,10 @@ class Validator:
         second = score.beside.get("second")
         return None if second is None else score.value + (second - score.parts[counted(score)]) / 2
 
-    async def _episodes(self, policy: TransformersPolicy) -> Validated:
-        raw = await self.raw(self.examples) if self.raw is not None else {}
+    async def _episodes(self, policy: InstructionPolicy, examples: Sequence[Example]) -> Validated:
+        raw = await self.raw(examples) if self.raw is not None else {}
         episodes = await run_arm(
-            "validation", policy, self.examples, student=self.student, params=self.params, reward=self.reward, samples=self.samples
+            "validation", policy, examples, student=self.student, params=self.params, reward=self.reward, samples=self.samples
         )
         return charge_harm(episodes, raw, self.harm_penalty), raw
 

@@ -17,6 +17,8 @@ from server.reload import make_desk
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, check_speed, load
 from student_clients.errors import StudentServerError
+from teacher.policy import load_model, save_teacher
+from teacher.prompt import TeacherPrompt
 from teacher.remote import RemotePolicy
 from tests.server.fakes import FakePolicy, FakeTeacher
 from tests.student_clients.conftest import chat
@@ -76,6 +78,24 @@ def test_a_teacher_behind_http() -> None:
         assert (body["model"], body["temperature"]) == ("t", 0.0)
         assert [m["role"] for m in body["messages"]] == ["assistant", "user"]
         assert "2+2?" in body["messages"][-1]["content"]
+
+
+def test_the_bias_towards_silence_goes_along_to_a_model_server(tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    model, tokenizer = load_model(str(SHIPPED))
+    facts = {"id": "t", "task": "lab_arithmetic", "max_instruction_tokens": 40}
+    for bias, sent in ((0.0, None), (1.5, {str(tokenizer.eos_token_id): 1.5})):
+        save_teacher(folder, model, tokenizer, TeacherPrompt.named("lab"), facts, silence_bias=bias)
+        with faulty_server() as server:
+            server.script = [reply(200, chat("Add."))]
+            policy = loaded(TeacherSource(folder=str(folder), base_url=server.url, model="t"))
+
+            async def scenario(policy: RemotePolicy = policy) -> None:
+                await policy.instruct([EXAMPLE])
+                await policy.client.aclose()
+
+            asyncio.run(scenario())
+            assert server.bodies[0].get("logit_bias") == sent
 
 
 def test_a_teacher_behind_http_that_hangs_is_left_when_the_caller_is() -> None:

@@ -10,7 +10,17 @@ import torch
 from exchange.records import Message, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import BrokenWeights, TransformersPolicy, as_instruction, end_ids, load_model, load_teacher, save_teacher, with_room
+from teacher.policy import (
+    BrokenWeights,
+    TransformersPolicy,
+    as_instruction,
+    end_biases,
+    end_ids,
+    load_model,
+    load_teacher,
+    save_teacher,
+    with_room,
+)
 from teacher.prompt import HIDDEN, TeacherPrompt
 
 EXAMPLES = [
@@ -72,6 +82,46 @@ def test_a_saved_teacher_loads_and_writes_the_same(base, tmp_path):
     texts = [i.text for i in asyncio.run(teacher.policy.instruct(EXAMPLES))]
     direct = TransformersPolicy(*base, prompt, max_instruction_tokens=40)
     assert texts == [i.text for i in asyncio.run(direct.instruct(EXAMPLES))]
+
+
+def test_a_bias_silences_who_is_in_doubt_and_stands_in_the_folder(base, tmp_path):
+    prompt = TeacherPrompt.named("lab")
+    spoken = TransformersPolicy(*base, prompt, max_instruction_tokens=40)
+    margins = spoken.silence_margins(EXAMPLES)
+    texts = [i.text for i in asyncio.run(spoken.instruct(EXAMPLES))]
+    assert [margin >= 0 for margin in margins] == [not text for text in texts]
+    speaking = sorted(margin for margin in margins if margin < 0)
+    bias = -sum(speaking[-2:]) / 2  # between the two who are in doubt most
+    facts = {"id": "t", "task": "lab_arithmetic", "max_instruction_tokens": 40}
+    manifest = save_teacher(tmp_path / "biased", *base, prompt, facts, silence_bias=bias)
+    plain = save_teacher(tmp_path / "plain", *base, prompt, facts)
+    assert manifest["sha256"] != plain["sha256"]
+    biased = load_teacher(tmp_path / "biased").policy
+    heard = [i.text for i in asyncio.run(biased.instruct(EXAMPLES))]
+    assert [not text for text in heard] == [margin + bias >= 0 for margin in margins]
+    assert heard.count("") == texts.count("") + 1
+    assert biased.silence_margins(EXAMPLES) == pytest.approx(margins)
+    # Who trains on from it, or lets it write as a base model, samples what its weights say.
+    on = TransformersPolicy(*load_model(str(tmp_path / "biased")), prompt, max_instruction_tokens=40)
+    assert [i.text for i in asyncio.run(on.instruct(EXAMPLES))] == texts
+    config = tmp_path / "biased" / "generation_config.json"
+    config.write_text(config.read_text().replace('"sequence_bias": [', '"sequence_bias": [7,'))
+    with pytest.raises(SettingError, match="sequence_bias"):
+        end_biases(tmp_path / "biased")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_base_model_ships_for_sampling_bends_nothing(base, temperature):
+    """As TRL samples in training, and a server with `--generation-config vllm`: the weights' own distribution."""
+
+    def written(model):
+        torch.manual_seed(0)
+        policy = TransformersPolicy(model, base[1], TeacherPrompt.named("lab"), max_instruction_tokens=40, temperature=temperature)
+        return [i.text for i in asyncio.run(policy.instruct(EXAMPLES))]
+
+    shipped = copy.deepcopy(base[0])
+    shipped.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, top_p=0.1, top_k=2, min_p=0.5, temperature=0.3)
+    assert written(shipped) == written(base[0])
 
 
 def test_altered_or_incomplete_teachers_are_refused(base, tmp_path):
