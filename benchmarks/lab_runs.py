@@ -56,6 +56,7 @@ def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:
         "right_raw": right_raw,
         "harmed_of_them": [round(share, 4) for share in (harmed / right_raw, *wilson(harmed, right_raw))],
         "teacher_step": summary["teacher_step"],
+        "silence_bias": summary["silence_bias"],
         "difference": [pair["difference"], pair["low"], pair["high"]],
         "verdict": summary["eval"]["verdict"],
         "calls": summary["student"]["calls"],
