@@ -153,11 +153,7 @@ def create_app(settings: ServerSettings, teacher: ServedTeacher, others: Mapping
     app.state.metrics, app.state.cache, app.state.draining = metrics, cache, False
     app.state.reloads, app.state.traffic = reloads, traffic
     errors.install(app)
-    app.router.routes += routes_instruct.router.routes  # an included router matches each path twice over
-    app.include_router(routes_openai.router)
-    app.include_router(routes_experiments.router)
-    app.include_router(routes_modes.router)
-    app.include_router(routes_teachers.router)
-    app.include_router(routes_health.router)
+    for routes in (routes_instruct, routes_openai, routes_experiments, routes_modes, routes_teachers, routes_health):
+        app.router.routes += routes.router.routes  # an included router matches each path twice over
     console.install(app)
     return app

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from pathlib import Path
 
 import pytest
 
 from exchange.records import Instruction
-from lab.weights_folder import weights_dir
 from tasks.lab_arithmetic import load
-from teacher.policy import LoadedTeacher, load_model, load_teacher, save_teacher
+from teacher.policy import LoadedTeacher, TransformersPolicy, load_model, load_teacher, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.remote import RemotePolicy, remote_teacher
-from tests.live.servers import vllm_server
+from tests.live.servers import LiveServer
 
 EXAMPLES = [example.public() for example in load("test", limit=200)]
 
@@ -30,17 +30,15 @@ def written(teacher: LoadedTeacher) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.vllm
-def test_a_teacher_behind_vllm_is_the_teacher(tmp_path: Path) -> None:
-    folder = tmp_path / "teacher"
-    model, tokenizer = load_model(str(weights_dir("arithmetic") / "trained_teacher"))
-    facts = {"id": "t", "task": "lab_arithmetic", "max_instruction_tokens": 40}
-    found = {}
-    for bias in (4.9, 0.0):  # vLLM serves the second; the bias is in the request
-        save_teacher(folder, model.float(), tokenizer, TeacherPrompt.named("lab"), facts, silence_bias=bias)
-        found[bias] = written(load_teacher(folder))
-    with vllm_server(folder, "teacher", log_dir=tmp_path) as server:
-        for bias, texts in found.items():
-            save_teacher(folder, model, tokenizer, TeacherPrompt.named("lab"), facts, silence_bias=bias)
-            remote = written(remote_teacher(folder, "teacher", base_url=server.base_url))
-            assert sum(a != b for a, b in zip(remote, texts, strict=True)) <= 2, "two engines may break a tie differently"
-    assert found[4.9].count("") >= found[0.0].count("") + 10
+def test_a_teacher_behind_vllm_is_the_teacher(live_vllm: LiveServer, student_dir: Path, tmp_path: Path) -> None:
+    """Any model is one; this one's bias silences a half."""
+    model, tokenizer = load_model(str(student_dir))
+    prompt, facts = TeacherPrompt.named("lab"), {"id": "t", "task": "lab_arithmetic", "max_instruction_tokens": 24}
+    margins = TransformersPolicy(model, tokenizer, prompt, max_instruction_tokens=24).silence_margins(EXAMPLES)
+    bias = -statistics.median(margin for margin in margins if margin is not None)
+    for name, laid_on in (("plain", 0.0), ("biased", bias)):
+        save_teacher(tmp_path / name, model, tokenizer, prompt, facts, silence_bias=laid_on)
+        here = written(load_teacher(tmp_path / name))
+        there = written(remote_teacher(tmp_path / name, live_vllm.model, base_url=live_vllm.base_url))
+        assert sum(a != b for a, b in zip(there, here, strict=True)) <= 4, "two engines may break a tie differently"
+        assert here.count("") == (0 if not laid_on else pytest.approx(len(EXAMPLES) / 2, abs=2))
