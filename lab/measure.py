@@ -262,7 +262,7 @@ def trained(world: str, *, blind: bool) -> tuple[float, Path]:
 
 def ship(source: Path, target: Path) -> None:
     """Copy a run's teacher in 16 bits."""
-    from teacher.policy import end_biases, load_model, read_manifest, save_teacher
+    from teacher.policy import load_model, read_manifest, save_teacher
     from teacher.prompt import TeacherPrompt
 
     manifest = read_manifest(source)
@@ -270,7 +270,7 @@ def ship(source: Path, target: Path) -> None:
     prompt = TeacherPrompt((source / "template.txt").read_text(encoding="utf-8").removesuffix("\n"))
     shutil.rmtree(target, ignore_errors=True)
     facts = {k: v for k, v in manifest.items() if k not in ("sha256", "blind")}
-    save_teacher(target, model.half(), tokenizer, prompt, facts, silence_bias=max(end_biases(source).values(), default=0.0))
+    save_teacher(target, model.half(), tokenizer, prompt, facts, silence_bias=manifest["silence_bias"])
 
 
 def note(world: str, role: str, found: dict[str, Any]) -> dict[str, Any]:

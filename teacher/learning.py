@@ -113,6 +113,7 @@ class Learning:
             self.rewarder.drop()
             raise
         self.rewarder.settle()
+        self.validator.run_async = asyncio.run  # the other one keeps the trainer, and with it a card's memory
         parts.stop.graceful = False
         if not parts.stop.number:
             self._note_the_end()

@@ -6,6 +6,7 @@ Generation is plain batched `generate` in one worker thread: on CPU it is severa
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 import threading
@@ -32,12 +33,15 @@ Found = TypeVar("Found")
 def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
     """(model, tokenizer) of a Hugging Face folder or Hub id, on the GPU where there is one; left padding.
 
+    Of its generation config the token ids alone are kept: what else a model ships (repetition penalty, top-p, a trained teacher's bias)
+    fills what callers of `generate` leave open, and would bend what is sampled in training.
+
     The weights are float32 also on a GPU: at a learning rate of 1e-6 an update is smaller than bfloat16 can hold, so TRL's autocast does
     the mixed precision. Raises SettingError, in which the model is `called` so, where it cannot be loaded or its tokenizer has no chat
     template.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for a model of one file says nothing
@@ -46,7 +50,10 @@ def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
     except Exception as error:  # safetensors raises plain Exceptions of its own for a damaged file
         raise _not_loaded(name, called, error) from None
-    model.generation_config.sequence_bias = None  # a trained teacher's, which would bend what is sampled from it in training
+    shipped = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=shipped.bos_token_id, eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id
+    )
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
@@ -180,7 +187,7 @@ class TransformersPolicy:
     def _written(self, prompts: list[str], given_up: threading.Event) -> list[Instruction]:
         ends = end_ids(self.model, self.tokenizer)
         bias = [[[i], self.silence_bias] for i in sorted(ends)] if self.silence_bias else None
-        drawn = {"temperature": self.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0} if self.temperature > 0 else {}
+        drawn = {"temperature": self.temperature, "top_k": 0} if self.temperature > 0 else {}
         output, width = self._generated(
             prompts, given_up, max_new_tokens=self.max_instruction_tokens, sequence_bias=bias, do_sample=self.temperature > 0, **drawn
         )
@@ -201,13 +208,9 @@ class TransformersPolicy:
         from transformers import GenerationConfig
 
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.model.device)
-        # A config of our own, as TRL has one, with what a model ships spelt out, which would fill what is left open: its repetition
-        # penalty or top-p would serve another policy than was trained.
         generation = GenerationConfig(
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(end_ids(self.model, self.tokenizer)),
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             return_dict_in_generate=True,
             **settings,
         )
@@ -287,13 +290,14 @@ def save_teacher(
 ) -> dict[str, Any]:
     """Write a teacher folder; the manifest comes last, so a folder without one is not a teacher. Returns the manifest.
 
-    `silence_bias` goes into the generation config, where `transformers` reads it too.
+    `silence_bias` counts in the sum: it goes into the generation config, where `transformers` reads it too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    model.generation_config.sequence_bias = [[[i], silence_bias] for i in sorted(end_ids(model, tokenizer))] if silence_bias else None
     model.save_pretrained(folder)
-    model.generation_config.sequence_bias = None
+    generation = copy.deepcopy(model.generation_config)
+    generation.sequence_bias = [[[i], silence_bias] for i in sorted(end_ids(model, tokenizer))] if silence_bias else None
+    generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # save_pretrained leaves them 0600, which a server under another user cannot read
@@ -305,6 +309,7 @@ def save_teacher(
         "variant": "three_step" if prompt.drafts else "two_step",
         "teacher_template": prompt.version,
         "advice_template": template_version(),
+        "silence_bias": silence_bias,
         "sha256": sha256,
     }
     temporary = folder / (MANIFEST + ".tmp")

@@ -4,7 +4,7 @@
 
 The folder is still read here, for what it asks the model (template, limit, sum); its weights are not. The server has to apply the folder's
 own chat template and to send nothing of its own sampling defaults, `--generation-config vllm`; the teacher's bias towards silence goes with
-each request, as `logit_bias`.
+each request, as `logit_bias`, which the server has to honour (vLLM does, but for speculative decoding).
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class RemotePolicy:
     async def _one(self, example: PublicExample) -> Instruction:
         try:
             (found,) = await self.client.complete(self.prompt.messages(example), self.params)
-        except errors.StudentBadRequest:
+        except errors.StudentBadRequest as error:
+            if "logit_bias" in str(error):
+                raise
             return Instruction(text="", source="passthrough", teacher_sha256=self.sha256)
         text = (found.text or "").strip()
         return Instruction(

@@ -1,37 +1,35 @@
 """How sure a teacher must be that it is needed: a bias towards silence, chosen on validation.
 
-Where a question is unlike those of training a teacher is in doubt whether to speak, and greedy decoding speaks as soon as that is a hair
-more likely. Yet the two mistakes cost unlike sums: what it loses is a right answer, what it misses is only the chance of one. So the
-threshold between the two is not where the probabilities are equal (Elkan 2001, "The Foundations of Cost-Sensitive Learning"), and it is
-set by what either is worth on questions that training has not seen.
+On a question unlike those of training a teacher is in doubt whether to speak, and greedy decoding speaks as soon as that is a hair more
+likely: there it does harm. Validation questions are nearer to training than a user's are, so they say little of that harm and much of
+what silence costs. Hence the one-standard-error rule (Breiman, Friedman, Olshen, Stone 1984, "Classification and Regression Trees", 3.4.3):
+of all thresholds that validation cannot tell from the best one, the most silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import accumulate, groupby
+import math
+from collections.abc import Sequence
 
-MOST = 5.0
-"""The largest bias that is looked at, in logits: odds of 150 to 1."""
+MOST = 3.0
+"""The largest bias that is looked at, in logits: odds of 20 to 1."""
+GRID = tuple(tenth / 10 for tenth in range(int(10 * MOST) + 1))
+TOLERATED = 0.01
+"""What the bias may cost on validation at most, in mean value a question, however large its standard error is."""
 
 
-def best_bias(hesitant: Iterable[tuple[float, float]]) -> float:
-    """The bias in [0, MOST] under which the summed value is highest, the middle of its range: as far from the questions that it should
-    silence as from those that it should not. Of several such ranges the widest; 0 without questions.
+def most_silent(hesitant: Sequence[tuple[float, float]], questions: int) -> float:
+    """The largest bias of GRID whose summed value is within one standard error of the best one's, and no less than TOLERATED below it.
 
-    `hesitant`: of each question that is spoken on, the bias from which on it is silent (0 < bias < MOST), and how much more silence is
-    worth there than the instruction.
+    `hesitant`: of each of the `questions` that is spoken on and that a bias can silence, the bias from which on it is silent, and how much
+    more silence is worth there than the instruction.
     """
-    ordered = sorted(hesitant)
-    if not ordered:
-        return 0.0
-    bounds = [0.0, *(bias for bias, _ in ordered), MOST]
-    totals = [round(total, 9) for total in accumulate((gain for _, gain in ordered), initial=0.0)]
-    highest = max(totals)
-    ranges = []
-    for total, of in groupby(range(len(totals)), key=lambda k: totals[k]):
-        if total == highest:
-            of_equal = list(of)
-            ranges.append((bounds[of_equal[0]], bounds[of_equal[-1] + 1]))
-    low, high = max(ranges, key=lambda found: found[1] - found[0])
-    return round((low + high) / 2, 2)
+    best = max(GRID, key=lambda bias: (round(sum(gain for needed, gain in hesitant if needed <= bias), 9), bias))
+    chosen = best
+    for bias in GRID[GRID.index(best) + 1 :]:
+        gains = [gain for needed, gain in hesitant if best < needed <= bias]
+        error = math.sqrt(sum(gain * gain for gain in gains))  # of a sum of paired differences that are mostly 0
+        if -sum(gains) > min(error, TOLERATED * questions):
+            break
+        chosen = bias
+    return chosen

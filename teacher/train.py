@@ -58,7 +58,7 @@ def dry_run(config: TrainConfig, processes: int = 1) -> dict[str, Any]:
     batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
     warm = config.teacher.warm_start
     validations = -(-(config.max_steps or 0) // config.eval.every) + 1  # step 0, then every so often, then the last
-    validations += 0 if config.teacher.silence_bias is not None else 2  # the instruction and silence, where one may be the better
+    validations += 0 if config.teacher.silence_bias is not None else 3  # instruction and silence where one may be the better, and once more
     asked = {
         "warm_start": warm.questions * (1 + warm.samples) if warm else 0,
         "training": (config.max_steps or 0) * batch // args.num_iterations,

@@ -30,7 +30,7 @@ from teacher.hub import card, check_login, push, write_card
 from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Panel, Parts, Progress
-from teacher.policy import TransformersPolicy, end_biases, load_model, save_teacher, with_room
+from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
 from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, git_commit, mark_complete, write_json
 from teacher.validation import Validator
@@ -104,7 +104,7 @@ def export(config: TrainConfig, run: RunDirectory, start: Path, validator: Valid
 
         model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     else:
-        model = type(model).from_pretrained(folder, dtype=model.dtype)
+        model = type(model).from_pretrained(folder, dtype=model.dtype).to(model.device)
     facts = {
         "id": f"{run.path.name}-step{step}",
         "task": config.task.name,
@@ -185,7 +185,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
         "seed": config.seed,
         "steps": config.max_steps,
         "teacher_step": manifest["step"],
-        "silence_bias": max(end_biases(run.teacher).values(), default=0.0),
+        "silence_bias": manifest["silence_bias"],
         "ended": run.ended,
         "alarms": run.lines("alarms.jsonl"),
         "filter": run.filtered,
@@ -204,7 +204,7 @@ def phases(parts: Parts) -> dict[str, Any] | None:
     print(
         f"best teacher: step {manifest['step']} of {config.max_steps}; {COUNTED_AS[config.reward.kind]} on validation after the warm start "
         f"{validated[0]:.1%}, at the best step {validated[manifest['step']]:.1%}, at the last {validated[max(validated)]:.1%}; "
-        f"silence bias {result['silence_bias']:g}"
+        f"silence bias {manifest['silence_bias']:g}"
     )
     if (address := push(run.teacher, config, manifest)) is not None:
         print(f"pushed: {address}")

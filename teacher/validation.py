@@ -13,6 +13,7 @@ there, and the step is no candidate.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import statistics
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,8 +29,8 @@ from rewards.baseline import RawOutcomes, charge_harm, help_and_harm
 from rewards.episode import beside, correct, counted, worth
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
-from teacher.run_directory import COMPLETE, RunDirectory, mark_complete
-from teacher.silence import MOST, best_bias
+from teacher.run_directory import COMPLETE, RunDirectory, mark_complete, write_json
+from teacher.silence import MOST, TOLERATED, most_silent
 
 GATES = {"ill_formed", "leakage"}
 """Parts of a score whose value stands whatever the answer is worth."""
@@ -105,27 +106,50 @@ class Validator:
         return right
 
     def silence_bias(self, model: Any) -> float:
-        """The bias towards silence with which `model` does best, by what it and silence are worth on the questions that one of at most MOST
-        would decide."""
-        policy = self._policy(model)
-        margins = policy.silence_margins(self.examples)
-        hesitant = [(-margin, example) for margin, example in zip(margins, self.examples, strict=True) if margin and -MOST < margin < 0]
-        if not hesitant:
-            return 0.0
+        """The bias towards silence for `model`, the best one, as the run's `silence.json` has it; chosen where that is not there yet.
 
-        async def both_ways() -> list[list[Episode]]:
-            ways: tuple[InstructionPolicy, ...] = policy, FixedPolicy("")
-            return [(await self._episodes(way, [example for _, example in hesitant]))[0] for way in ways]
+        By what the instruction and silence are worth on the questions that a bias can silence. All questions are asked once more under the
+        bias, which holds at every token: where their mean value falls by more than TOLERATED there is none. Nor is there for a teacher that
+        never thinks of silence. Raises RunError where the student gives no answer.
+        """
+        best = self.best()
+        assert best is not None, "step 0 is always validated"
+        path = self.run.path / "silence.json"
+        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if noted.get("step") != best[1]:
+            noted = {"step": best[1], **self._choose_bias(model, best[0])}
+            write_json(path, noted)
+        return float(noted["bias"])
 
-        spoken, silent = ([self._worth(episode) for episode in way] for way in asyncio.run(both_ways()))
-        return best_bias(
-            (needed, quiet - loud)
-            for (needed, _), loud, quiet in zip(hesitant, spoken, silent, strict=True)
-            if loud is not None and quiet is not None
-        )
+    def _choose_bias(self, model: Any, without: float) -> dict[str, Any]:
+        """`without`: the mean value of `model` without a bias."""
+        margins = self._policy(model).silence_margins(self.examples)
+        hesitant = [(-m, example) for m, example in zip(margins, self.examples, strict=True) if m is not None and -MOST <= m < 0]
+        if not any(m is not None and m >= -MOST for m in margins):
+            return {"bias": 0.0, "hesitant": 0}
+        asked = [example for _, example in hesitant]
+        spoken, silent = (self._worths(way, asked) for way in (self._policy(model), FixedPolicy("")))
+        pairs = zip(hesitant, spoken, silent, strict=True)
+        gains = [(needed, quiet - loud) for (needed, _), loud, quiet in pairs if loud is not None and quiet is not None]
+        self._refuse_where_none(gains, hesitant)
+        bias = most_silent(gains, len(self.examples))
+        found = {"bias": bias, "hesitant": len(hesitant), "judged": len(gains), "chosen": bias}
+        if bias:
+            values = [value for value in self._worths(self._policy(model, bias), self.examples) if value is not None]
+            self._refuse_where_none(values, self.examples)
+            found |= {"value": statistics.fmean(values), "value_without": without}
+            found["bias"] = bias if found["value"] >= without - TOLERATED else 0.0
+        return found
 
-    def _policy(self, model: Any) -> TransformersPolicy:
-        return TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens)
+    def _refuse_where_none(self, judged: Sequence[Any], asked: Sequence[Any]) -> None:
+        if asked and not judged:
+            raise RunError(f"choosing the bias towards silence: no answer could be scored; go on with --resume={self.run.path}")
+
+    def _worths(self, policy: InstructionPolicy, examples: Sequence[Example]) -> list[float | None]:
+        return [self._worth(episode) for episode in asyncio.run(self._episodes(policy, examples))[0]]
+
+    def _policy(self, model: Any, bias: float = 0.0) -> TransformersPolicy:
+        return TransformersPolicy(model, self.tokenizer, self.prompt, max_instruction_tokens=self.max_instruction_tokens, silence_bias=bias)
 
     def _worth(self, episode: Episode) -> float | None:
         """What an instruction is worth: the mean value of its answers, by the mean of both judges where a second one watches; None where

@@ -114,7 +114,7 @@ class Reinforced:
         lines = directory.lines("validation.jsonl")
         best = self._best(lines)
         model = type(self.model).from_pretrained(directory.checkpoints / f"best-{best['step']}", dtype=self.model.dtype)
-        save_model(model, self.tokenizer, directory.path / "student")
+        save_model(model, self.tokenizer, directory.path / "student", base=self.run.config.strong.model)
         metrics = directory.lines("metrics.jsonl")
         totals = {name: sum(line[name] for line in metrics) for name in self.count}
         tokens = totals["prompt_tokens"] + totals["completion_tokens"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from exchange.command import RunError
 from exchange.compose import raw_messages
 from exchange.records import Completion, Example, Message, PublicExample
 from exchange.settings import SettingError, Settings
+from lab.weights_folder import resolve_model
 from rewards.correctness import Grader, grade_answer
 from teacher.policy import TransformersPolicy, end_ids, load_model
 from teacher.prompt import TeacherPrompt
@@ -200,7 +202,7 @@ def fine_tune(
     tokens = check_labels(trainer.train_dataset, end_ids(model, tokenizer))
     trainer.train(resume_from_checkpoint=last_whole(work))
     tuned = model if strong.lora is None else trainer.model.merge_and_unload()
-    save_model(tuned, tokenizer, out)
+    save_model(tuned, tokenizer, out, base=base)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     epochs = {line["epoch"]: line for line in log.lines("epochs.jsonl")}
     shutil.rmtree(work)
@@ -256,11 +258,16 @@ def last_whole(work: Path) -> str | None:
     return str(max(found)[1]) if found else None
 
 
-def save_model(model: Any, tokenizer: Any, out: Path) -> None:
-    """Write a model folder that an embedded student, vLLM or transformers takes; readable by others, marked when whole."""
+def save_model(model: Any, tokenizer: Any, out: Path, *, base: str | Path) -> None:
+    """Write a model folder that an embedded student, vLLM or transformers takes; readable by others, marked when whole. It ships the
+    sampling defaults of its `base`."""
+    from transformers import GenerationConfig
+
     if out.exists():
         shutil.rmtree(out)
     model.save_pretrained(out)
+    with suppress(OSError):  # a base without any
+        GenerationConfig.from_pretrained(resolve_model(str(base))).save_pretrained(out)
     tokenizer.save_pretrained(out)
     for path in out.glob("*.safetensors"):
         path.chmod(0o644)

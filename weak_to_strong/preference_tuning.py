@@ -136,7 +136,7 @@ def prefer(
     trainer = preference_trainer(base, kept, config, strong, seed=seed, work=work, callbacks=[marking(), *callbacks])
     trainer.train(resume_from_checkpoint=last_whole(work) if work.exists() else None)
     tuned = trainer.model if strong.lora is None else trainer.model.merge_and_unload()
-    save_model(tuned, tokenizer, out)
+    save_model(tuned, tokenizer, out, base=base)
     shutil.rmtree(work, ignore_errors=True)
     history = trainer.state.log_history
     lengths = [

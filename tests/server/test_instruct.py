@@ -363,3 +363,12 @@ def test_a_body_is_read_alike_on_the_short_way_and_on_fastapis(client: TestClien
             item_or_all.pop("source", None)  # the second is from the cache
         replies.append((response.status_code, reply))
     assert replies[0] == replies[1]
+
+
+def test_a_good_body_takes_the_short_way(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def general_way(**_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", general_way)
+    assert client.post("/instruct", json={"query": "q"}).status_code == 200
+    assert client.post("/instruct/batch", json={"items": [{"query": "q"}]}).status_code == 200

@@ -16,7 +16,7 @@ from server.cache import InstructionCache
 from server.reload import make_desk
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, check_speed, load
-from student_clients.errors import StudentServerError
+from student_clients.errors import StudentBadRequest, StudentServerError
 from teacher.policy import load_model, save_teacher
 from teacher.prompt import TeacherPrompt
 from teacher.remote import RemotePolicy
@@ -87,11 +87,14 @@ def test_the_bias_towards_silence_goes_along_to_a_model_server(tmp_path: Path) -
     for bias, sent in ((0.0, None), (1.5, {str(tokenizer.eos_token_id): 1.5})):
         save_teacher(folder, model, tokenizer, TeacherPrompt.named("lab"), facts, silence_bias=bias)
         with faulty_server() as server:
-            server.script = [reply(200, chat("Add."))]
+            unwilling = {"error": {"message": "logit_bias is not supported with speculative decoding", "type": "BadRequestError"}}
+            server.script = [reply(200, chat("Add.")), reply(400, unwilling)]
             policy = loaded(TeacherSource(folder=str(folder), base_url=server.url, model="t"))
 
             async def scenario(policy: RemotePolicy = policy) -> None:
                 await policy.instruct([EXAMPLE])
+                with pytest.raises(StudentBadRequest, match="logit_bias"):  # no query that is too long
+                    await policy.instruct([EXAMPLE])
                 await policy.client.aclose()
 
             asyncio.run(scenario())

@@ -110,18 +110,27 @@ def test_a_bias_silences_who_is_in_doubt_and_stands_in_the_folder(base, tmp_path
         end_biases(tmp_path / "biased")
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_a_base_model_ships_for_sampling_bends_nothing(base, temperature):
-    """As TRL samples in training, and a server with `--generation-config vllm`: the weights' own distribution."""
-
-    def written(model):
-        torch.manual_seed(0)
-        policy = TransformersPolicy(model, base[1], TeacherPrompt.named("lab"), max_instruction_tokens=40, temperature=temperature)
-        return [i.text for i in asyncio.run(policy.instruct(EXAMPLES))]
-
-    shipped = copy.deepcopy(base[0])
-    shipped.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, top_p=0.1, top_k=2, min_p=0.5, temperature=0.3)
-    assert written(shipped) == written(base[0])
+def test_what_a_base_model_ships_for_sampling_bends_nothing(base, tmp_path):
+    """Neither what we write nor what TRL samples: both fill what they leave open from the model's own config."""
+    folder = tmp_path / "shipped"
+    for part in base:
+        part.save_pretrained(folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    bent = {"num_beams": 4, "no_repeat_ngram_size": 1, "suppress_tokens": [1], "repetition_penalty": 5.0, "min_new_tokens": 3}
+    (folder / "generation_config.json").write_text(json.dumps({**config, **bent}))
+    loaded = load_model(str(folder))
+    assert not set(bent) & set(loaded[0].generation_config.to_diff_dict())
+    assert end_ids(*loaded) == end_ids(*base)
+    for temperature in (0.0, 1.0):
+        texts = []
+        for model in (base, loaded):
+            torch.manual_seed(0)
+            policy = TransformersPolicy(*model, TeacherPrompt.named("lab"), max_instruction_tokens=40, temperature=temperature)
+            texts.append([i.text for i in asyncio.run(policy.instruct(EXAMPLES))])
+        assert texts[0] == texts[1]
+    facts = {"id": "t", "task": "x", "max_instruction_tokens": 8}
+    save_teacher(tmp_path / "teacher", *loaded, TeacherPrompt.named("lab"), facts, silence_bias=1.0)
+    assert not set(bent) & set(json.loads((tmp_path / "teacher" / "generation_config.json").read_text()))
 
 
 def test_altered_or_incomplete_teachers_are_refused(base, tmp_path):

@@ -46,7 +46,7 @@ def test_it_asks_a_twentieth_of_the_run_and_no_more(runs, capsys):
     assert main(["--dry-run"]) == 0
     assert capsys.readouterr().out.strip() == "96 questions, 1728 calls at most"
     assert main([*TINY, "--samples=8"]) == 2
-    assert "a probe asks at most 5% of the run's 262 calls, which is 0 questions" in capsys.readouterr().err
+    assert "a probe asks at most 5% of the run's 298 calls, which is 0 questions" in capsys.readouterr().err
     assert main(["--samples=1"]) == 2
     assert main(["lab_alignment_grpo"]) == 2
     assert "reward.kind=preference: a probe counts right answers" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 from evaluation.table import EvalSummary
 from tasks.lab_arithmetic import load
 from teacher.locate import find_teacher
+from teacher.policy import end_biases
 from teacher.run_directory import RunDirectory
 from teacher.train import main
 
@@ -43,6 +44,13 @@ def command(*flags):
     return [sys.executable, "-m", "teacher.train", *TINY, *flags]
 
 
+def bias_calls(run):
+    """What choosing the bias towards silence asked: both ways where the teacher is in doubt, and all 12 once more under it."""
+    found = json.loads((run.path / "silence.json").read_text())
+    assert found["hesitant"] == found.get("judged", 0)
+    return 2 * found["hesitant"] + (12 if found.get("chosen") else 0)
+
+
 def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsys, monkeypatch):
     monkeypatch.setenv("WST_CACHE_DIR", str(runs.parent / "cache"))  # no other test has paid for its answers
     assert main(TINY) == 0
@@ -58,18 +66,20 @@ def test_a_run_leaves_a_teacher_a_summary_and_every_line_of_its_logs(runs, capsy
     assert 6 <= len(warm_start) <= 6 + 6 * 4
     trained_on = {line["example_id"] for line in run.lines("episodes.jsonl") if line["step"]}
     student = summary["student"]
-    assert student["calls"] + student["cache_hits"] == len(warm_start) + 3 * 12 + 2 * 16 + len(trained_on) + 12 + 6 * 24
+    assert student["calls"] + student["cache_hits"] == len(warm_start) + 3 * 12 + 2 * 16 + len(trained_on) + 12 + 6 * 24 + bias_calls(run)
     assert student["failures"] == 0 and student["completion_tokens"] > 0
     assert [line["step"] for line in run.lines("metrics.jsonl")] == [1, 2]
     assert [line["step"] for line in run.lines("validation.jsonl")] == [0, 1, 2]
     assert len(run.lines("episodes.jsonl")) == len(warm_start) + 2 * 16
     assert find_teacher() == run.teacher
+    bias = json.loads((run.path / "silence.json").read_text())["bias"]
+    assert summary["silence_bias"] == bias == max(end_biases(run.teacher).values(), default=0.0)
     table = capsys.readouterr().out
     assert "trained" in table and "verdict:" in table
 
 
 def test_a_student_that_samples_is_asked_several_times_and_pays_the_mean(runs):
-    flags = ["--student.samples=3", "--student.temperature=0.7", "--student.seed=0", "--max_steps=1"]
+    flags = ["--student.samples=3", "--student.temperature=0.7", "--student.seed=0", "--max_steps=1", "--teacher.silence_bias=0"]
     assert main([*TINY, *flags]) == 0
     run = RunDirectory(next(runs.iterdir()))
     lines = run.lines("episodes.jsonl")
@@ -78,19 +88,21 @@ def test_a_student_that_samples_is_asked_several_times_and_pays_the_mean(runs):
     raw = len({line["example_id"] for line in lines if line["step"]}) + 12
     # Two validations of 12, and an evaluation with one answer in each of six arms.
     assert student["calls"] + student["cache_hits"] == 3 * (len(lines) + 2 * 12 + raw) + 6 * 24
+    assert not end_biases(run.teacher)
 
 
 def test_the_stage_sft_is_the_warm_start_alone_also_from_a_file(runs, tmp_path, capsys):
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"query": example.query, "instruction": example.oracle} for example in load("train", limit=40)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--stage=sft", "--teacher.warm_start.questions=0", f"--teacher.warm_start.file={pairs}"]
+    flags = ["--stage=sft", "--teacher.silence_bias=1.5", "--teacher.warm_start.questions=0", f"--teacher.warm_start.file={pairs}"]
     assert main([*TINY, *flags]) == 0
     run = RunDirectory(next(runs.iterdir()))
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["steps"] == summary["teacher_step"] == 0 and not run.lines("metrics.jsonl")
     student = summary["student"]
     assert student["calls"] + student["cache_hits"] == 2 * 12 + 6 * 24, "the file costs no call"
+    assert summary["silence_bias"] == 1.5 and set(end_biases(run.teacher).values()) == {1.5}
     assert "warm start: 40 instructions from" in capsys.readouterr().err
     assert main([*TINY, "--stage=sft", "--teacher.warm_start.file=nowhere.jsonl"]) == 2
 
@@ -99,7 +111,7 @@ def test_the_dry_run_counts_the_calls_and_asks_nothing(runs, capsys):
     assert main([*TINY, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     calls = json.loads(printed[printed.rindex('{\n "student_calls_at_most"') :])["student_calls_at_most"]
-    assert calls == {"warm_start": 30, "training": 32, "raw": 20, "validation": 36, "evaluation": 144, "total": 262}
+    assert calls == {"warm_start": 30, "training": 32, "raw": 20, "validation": 72, "evaluation": 144, "total": 298}
     assert not runs.exists()
 
 

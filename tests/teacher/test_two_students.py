@@ -55,7 +55,7 @@ def test_the_dry_run_shows_both(runs, capsys):
     printed = capsys.readouterr().out
     shown = json.loads(printed[printed.rindex('{\n "student_calls_at_most"') :])
     assert shown["student_calls_at_most"] == {"warm_start": 30, "training": 32, "raw": 8, "total": 70}
-    assert shown["validation_student"]["student_calls_at_most"] == {"validation": 48, "evaluation": 144, "total": 192}
+    assert shown["validation_student"]["student_calls_at_most"] == {"validation": 84, "evaluation": 144, "total": 228}
 
 
 def test_a_validating_student_that_cannot_answer_is_one_line(runs, free_port, capsys):

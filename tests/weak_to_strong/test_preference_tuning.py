@@ -44,7 +44,7 @@ def stage_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weights in model.parameters():
             weights.add_(0.01 * torch.randn_like(weights))
     folder = tmp_path_factory.mktemp("stage_one") / "model"
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, base=BASE)
     return folder
 
 
