@@ -29,8 +29,9 @@ from exchange.records import PublicExample
 from server.engine import TeacherEngine
 from server.settings import ServerSettings
 from tasks.lab_arithmetic import load
+from teacher.folder import LoadedTeacher, load_teacher
 from teacher.locate import find_teacher
-from teacher.policy import LoadedTeacher, TransformersPolicy, load_teacher
+from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import git_commit
 

@@ -53,8 +53,8 @@ class MoodyTeacher:
         if self._nan is None:
             import torch
 
+            from teacher.folder import load_teacher
             from teacher.locate import find_teacher
-            from teacher.policy import load_teacher
 
             self._nan = load_teacher(find_teacher()).policy
             with torch.no_grad():

@@ -186,7 +186,7 @@ def two_runs(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     from lab.weights_folder import weights_dir
-    from teacher.policy import MANIFEST, teacher_sha256
+    from teacher.folder import MANIFEST, teacher_sha256
 
     for name in ("a", "b"):
         run = folder / name / "teacher"

@@ -262,7 +262,8 @@ def trained(world: str, *, blind: bool) -> tuple[float, Path]:
 
 def ship(source: Path, target: Path) -> None:
     """Copy a run's teacher in 16 bits."""
-    from teacher.policy import load_model, read_manifest, save_teacher
+    from teacher.folder import read_manifest, save_teacher
+    from teacher.policy import load_model
     from teacher.prompt import TeacherPrompt
 
     manifest = read_manifest(source)

@@ -28,7 +28,7 @@ PROBES = ("A bag holds 12 apples and 7 pears. How many pieces of fruit are in th
 
 
 class ServedTeacher(Protocol):
-    """What the service needs of a teacher; `teacher.policy.LoadedTeacher` is one."""
+    """What the service needs of a teacher; `teacher.folder.LoadedTeacher` is one."""
 
     @property
     def id(self) -> str: ...
@@ -94,8 +94,8 @@ def load(source: TeacherSource, name: str, *, batch_size: int, threads: int, tim
         from evaluation.arms import FixedPolicy
 
         return StaticTeacher(f"static:{name}", hashlib.sha256(source.text.encode()).hexdigest(), "any", FixedPolicy(source.text))
+    from teacher.folder import load_teacher, read_manifest
     from teacher.locate import find_teacher
-    from teacher.policy import load_teacher, read_manifest
     from teacher.remote import remote_teacher
 
     folder = find_teacher(source.folder)
@@ -132,14 +132,14 @@ def found(teachers: Mapping[str, TeacherSource], default: str | None) -> dict[st
 
 def folder_of(teacher: ServedTeacher) -> Path | None:
     """Where a teacher was read from; None for one that is no folder."""
-    from teacher.policy import LoadedTeacher
+    from teacher.folder import LoadedTeacher
 
     return teacher.folder if isinstance(teacher, LoadedTeacher) else None
 
 
 def temperature_of(teacher: ServedTeacher) -> float:
     """At which its instructions are drawn; 0 for one that always writes the likeliest, or a fixed text."""
-    from teacher.policy import LoadedTeacher
+    from teacher.folder import LoadedTeacher
 
     return teacher.temperature if isinstance(teacher, LoadedTeacher) else 0.0
 

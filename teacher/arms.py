@@ -17,8 +17,9 @@ from student_clients import CountingStudent, StudentConfig
 from student_clients.budget import price_of
 from student_clients.errors import StudentError
 from teacher.config import TrainConfig
+from teacher.folder import load_teacher
 from teacher.locate import find_teacher
-from teacher.policy import TransformersPolicy, load_model, load_teacher
+from teacher.policy import TransformersPolicy, load_model
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import COMPLETE
 

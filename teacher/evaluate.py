@@ -34,9 +34,9 @@ from tasks import TASKS
 from teacher.arms import StudentPolicy, calls, check_arms, planned
 from teacher.config import TrainConfig, resolve
 from teacher.drafts import drafted
+from teacher.folder import read_manifest
 from teacher.locate import find_teacher
 from teacher.parts import Panel
-from teacher.policy import read_manifest
 from teacher.run_directory import MAY_CHANGE, RunDirectory, git_commit, write_json
 from teacher.transfer import ARMS as TRANSFERRED
 from teacher.transfer import moved, transfer, transfer_calls

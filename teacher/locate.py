@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import MANIFEST, read_manifest
+from teacher.folder import MANIFEST, read_manifest
 from teacher.run_directory import runs_dir
 
 

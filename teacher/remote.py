@@ -18,7 +18,7 @@ from exchange.protocols import SamplingParams
 from exchange.records import Instruction, PublicExample
 from student_clients import errors
 from student_clients.openai_compatible import OpenAICompatibleStudent
-from teacher.policy import LoadedTeacher, end_biases, named_at, read_manifest
+from teacher.folder import LoadedTeacher, end_biases, named_at, read_manifest
 from teacher.prompt import TeacherPrompt
 
 

@@ -26,11 +26,12 @@ from teacher.arms import teacher_prompt
 from teacher.config import TrainConfig
 from teacher.drafts import drafted, settle
 from teacher.evaluate import check_before, evaluate, publish
+from teacher.folder import save_teacher
 from teacher.hub import card, check_login, push, write_card
 from teacher.learning import Learning
 from teacher.ledger import Ledger
 from teacher.parts import COUNTED_AS, Panel, Parts, Progress
-from teacher.policy import TransformersPolicy, load_model, save_teacher, with_room
+from teacher.policy import TransformersPolicy, load_model, with_room
 from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, git_commit, mark_complete, write_json
 from teacher.validation import Validator

@@ -44,7 +44,7 @@ from teacher.arms import (
 )  # fmt: skip
 from teacher.config import TrainConfig
 from teacher.drafts import drafted
-from teacher.policy import load_teacher
+from teacher.folder import load_teacher
 
 BIGGER = "lab:arithmetic/student_b"
 """The lab's larger untrained model: a student, three times the teacher's size, which tends to state answers."""

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.requirements import ROOT, need
 
@@ -30,6 +31,11 @@ if BESIDE_CHECKOUT.is_dir():
 scratch = tempfile.TemporaryDirectory(prefix="wst-tests-")
 os.environ["WST_CACHE_DIR"] = f"{scratch.name}/cache"
 os.environ["WST_RUNS_DIR"] = f"{scratch.name}/runs"
+
+
+# A time limit on one example says something of the machine.
+settings.register_profile("wst", deadline=None)
+settings.load_profile("wst")
 
 
 def pytest_unconfigure() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from exchange.settings import SettingError
 from server.errors import Unknown
-from teacher.policy import MANIFEST, read_manifest
+from teacher.folder import MANIFEST, read_manifest
 from teacher.run_directory import RunDirectory, runs_dir
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

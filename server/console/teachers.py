@@ -16,7 +16,7 @@ from server.console.run_files import all_runs, headline_of
 from server.console.wording import sentence
 from server.reload import Reloads
 from server.teachers import DEFAULT, Desk, folder_of
-from teacher.policy import read_manifest
+from teacher.folder import read_manifest
 from teacher.run_directory import runs_dir
 
 router = console_router()

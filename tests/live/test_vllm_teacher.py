@@ -10,7 +10,8 @@ import pytest
 
 from exchange.records import Instruction
 from tasks.lab_arithmetic import load
-from teacher.policy import LoadedTeacher, TransformersPolicy, load_model, load_teacher, save_teacher
+from teacher.folder import LoadedTeacher, load_teacher, save_teacher
+from teacher.policy import TransformersPolicy, load_model
 from teacher.prompt import TeacherPrompt
 from teacher.remote import RemotePolicy, remote_teacher
 from tests.live.servers import LiveServer

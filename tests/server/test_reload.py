@@ -18,7 +18,7 @@ from server.app import create_app
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, load
 from store import EventLog, StoreError
-from teacher.policy import MANIFEST, teacher_sha256
+from teacher.folder import MANIFEST, teacher_sha256
 from tests.redis_server import RedisServer, running_redis
 from tests.server.test_instruct import assert_error
 from tests.server.test_modes import until

@@ -17,7 +17,8 @@ from server.reload import make_desk
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, check_speed, load
 from student_clients.errors import StudentBadRequest, StudentServerError
-from teacher.policy import load_model, save_teacher
+from teacher.folder import save_teacher
+from teacher.policy import load_model
 from teacher.prompt import TeacherPrompt
 from teacher.remote import RemotePolicy
 from tests.server.fakes import FakePolicy, FakeTeacher

@@ -11,7 +11,8 @@ from teacher import parts
 from teacher.arms import arm_student, extra_policy
 from teacher.config import TrainConfig, resolve
 from teacher.evaluate import main
-from teacher.policy import load_model, read_manifest, save_teacher
+from teacher.folder import read_manifest, save_teacher
+from teacher.policy import load_model
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory, mark_complete
 

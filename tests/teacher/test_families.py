@@ -19,7 +19,8 @@ from server.app import create_app
 from server.settings import ServerSettings
 from server.teachers import TeacherSource, load
 from student_clients.embedded import EmbeddedStudent
-from teacher.policy import TransformersPolicy, load_model, read_manifest, save_teacher, with_room
+from teacher.folder import read_manifest, save_teacher
+from teacher.policy import TransformersPolicy, load_model, with_room
 from teacher.prompt import TeacherPrompt
 from teacher.run_directory import RunDirectory
 from teacher.train import main

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import yaml
 
-from teacher.policy import load_teacher
+from teacher.folder import load_teacher
 from teacher.run_directory import RunDirectory
 from teacher.train import main
 from tests.teacher.test_train_lab import TINY

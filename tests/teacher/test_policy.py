@@ -10,17 +10,8 @@ import torch
 from exchange.records import Message, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import weights_dir
-from teacher.policy import (
-    BrokenWeights,
-    TransformersPolicy,
-    as_instruction,
-    end_biases,
-    end_ids,
-    load_model,
-    load_teacher,
-    save_teacher,
-    with_room,
-)
+from teacher.folder import end_biases, load_teacher, save_teacher
+from teacher.policy import BrokenWeights, TransformersPolicy, as_instruction, end_ids, load_model, with_room
 from teacher.prompt import HIDDEN, TeacherPrompt
 
 EXAMPLES = [

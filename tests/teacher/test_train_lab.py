@@ -13,8 +13,8 @@ import pytest
 
 from evaluation.table import EvalSummary
 from tasks.lab_arithmetic import load
+from teacher.folder import end_biases
 from teacher.locate import find_teacher
-from teacher.policy import end_biases
 from teacher.run_directory import RunDirectory
 from teacher.train import main
 
