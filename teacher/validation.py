@@ -123,12 +123,13 @@ class Validator:
 
     def _choose_bias(self, model: Any, without: float) -> dict[str, Any]:
         """`without`: the mean value of `model` without a bias."""
-        margins = self._policy(model).silence_margins(self.examples)
+        policy = self._policy(model)
+        margins = policy.silence_margins(self.examples)
         hesitant = [(-m, example) for m, example in zip(margins, self.examples, strict=True) if m is not None and -MOST <= m < 0]
         if not any(m is not None and m >= -MOST for m in margins):
             return {"bias": 0.0, "hesitant": 0}
         asked = [example for _, example in hesitant]
-        spoken, silent = (self._worths(way, asked) for way in (self._policy(model), FixedPolicy("")))
+        spoken, silent = (self._worths(way, asked) for way in (policy, FixedPolicy("")))
         pairs = zip(hesitant, spoken, silent, strict=True)
         gains = [(needed, quiet - loud) for (needed, _), loud, quiet in pairs if loud is not None and quiet is not None]
         self._refuse_where_none(gains, hesitant)
