@@ -116,7 +116,7 @@ def _percent(values: list[float]) -> str:
 def table(runs: list[dict[str, Any]]) -> str:
     """The rows of the page: one an instructor and seed."""
     lines = [
-        "| instructor | seed | right | − raw (95 %) | told the gold answer | silent |",
+        "| instructor | seed | right | − raw (95 %) | hands an answer over | silent |",
         "|---|---|---|---|---|---|",
     ]
     names = {
