@@ -34,7 +34,8 @@ class AddRequest(Record):
     run: Identifier
     """The name of a run directory under WST_RUNS_DIR."""
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
-    """0 = its likeliest instruction; above, each is drawn anew, so that a log holds more than what the teacher says first."""
+    """0 = its likeliest instruction; above, each is drawn anew, without the bias towards silence, so that a log holds more than what the
+    teacher says first."""
 
 
 class TeachersReply(Record):

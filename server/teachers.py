@@ -57,7 +57,8 @@ class TeacherSource(Settings):
     """The environment variable that holds that server's API key; unset = no key is sent."""
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     """0 = the likeliest instruction, always. Above, each is drawn anew and none is cached, so that a log holds more than what the teacher
-    says first, for `teacher.collect`; such a teacher has an id and a sum of its own, so that it can be an arm beside the other."""
+    says first, for `teacher.collect`; the bias towards silence is left off, and such a teacher has an id and a sum of its own, so that it
+    can be an arm beside the other."""
 
     @field_validator("base_url")
     @classmethod

@@ -132,7 +132,8 @@ def named_at(manifest: dict[str, Any], temperature: float) -> tuple[str, str]:
 
 
 def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, temperature: float = 0.0) -> LoadedTeacher:
-    """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
+    """A teacher folder, its sum checked. At a temperature it draws its words, to see what they are worth, and the bias towards silence, a
+    threshold of decisions, is not laid on. Raises SettingError where the folder is no teacher or its files were altered."""
     manifest = read_manifest(folder)
     if teacher_sha256(folder) != manifest["sha256"]:
         raise SettingError(f"{folder}: the files do not match the manifest's sha256; the teacher was altered or is incomplete")
@@ -146,7 +147,7 @@ def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, tempe
         prompt,
         max_instruction_tokens=manifest["max_instruction_tokens"],
         temperature=temperature,
-        silence_bias=max(end_biases(folder).values(), default=0.0),
+        silence_bias=0.0 if temperature else max(end_biases(folder).values(), default=0.0),
         batch_size=batch_size,
         threads=threads,
         sha256=sha256,

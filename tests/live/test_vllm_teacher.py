@@ -43,3 +43,5 @@ def test_a_teacher_behind_vllm_is_the_teacher(live_vllm: LiveServer, student_dir
         there = written(remote_teacher(tmp_path / name, live_vllm.model, base_url=live_vllm.base_url))
         assert sum(a != b for a, b in zip(there, here, strict=True)) <= 4, "two engines may break a tie differently"
         assert here.count("") == (0 if not laid_on else pytest.approx(len(EXAMPLES) / 2, abs=2))
+        drawn = remote_teacher(tmp_path / name, live_vllm.model, base_url=live_vllm.base_url, temperature=1e-3)
+        assert written(drawn).count("") <= 2, "who draws explores, without the bias"
