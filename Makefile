@@ -39,7 +39,7 @@ demo: setup
 	$(ONE_THREAD) $(BIN)/python -m teacher.train $(ARGS)
 
 test: setup
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/python -m pytest -m slow --durations=12 $(ARGS)
