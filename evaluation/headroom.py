@@ -68,17 +68,26 @@ def mixture(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) ->
     k, n = np.asarray(hits, dtype=float)[asked], np.asarray(trials, dtype=float)[asked]
     if not k.any():
         return Mixture(share=1.0, a=1.0, b=1.0)
+    (k, n), many = np.unique(np.stack([k, n]), axis=1, return_counts=True)
     choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
 
-    def loss(theta: Floats) -> float:
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        """Minus the log likelihood, and its gradient."""
         share, a, b = special.expit(theta[0]), np.exp(theta[1]), np.exp(theta[2])
         log_hit = np.log1p(-share) + choose + special.betaln(k + a, n - k + b) - special.betaln(a, b)
         log_p = np.where(k == 0, np.logaddexp(np.log(share), log_hit), log_hit)
+        by_hit = many * np.exp(log_hit - log_p)  # questions that are none of the zero part
+        both = special.digamma(a + b) - special.digamma(n + a + b)
+        slope = np.array([
+            (many - by_hit).sum() - share * many.sum(),
+            a * (by_hit * (special.digamma(k + a) - special.digamma(a) + both)).sum(),
+            b * (by_hit * (special.digamma(n - k + b) - special.digamma(b) + both)).sum(),
+        ])  # fmt: skip
         # A weak prior keeps a + b finite where all questions are alike.
-        return float(-log_p.sum() + 0.005 * (theta**2).sum())
+        return float(-(many * log_p).sum() + 0.005 * (theta**2).sum()), 0.01 * theta - slope
 
     starts = [np.array([z, 0.5, 2.0]) for z in (-3.0, 1.0)]
-    fits = [optimize.minimize(loss, start, method="L-BFGS-B", bounds=[(-9, 9), (-4, 6), (-4, 6)]) for start in starts]
+    fits = [optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-9, 9), (-4, 6), (-4, 6)]) for start in starts]
     z, a, b = min(fits, key=lambda fit: fit.fun).x
     return Mixture(share=0.0 if k.all() else float(special.expit(z)), a=float(np.exp(a)), b=float(np.exp(b)))
 
