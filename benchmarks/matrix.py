@@ -89,11 +89,14 @@ def taught(teacher: str, student: str, others: dict[str, str], seed: int) -> dic
     """Train a prompt teacher on one student; what it is worth there and on the others."""
     cells = {name: {"student": {"model": model}} for name, model in others.items()}
     flags = [*SETTINGS, "--eval.include=[]", f"--seed={seed}", f"--teacher.model={teacher}", "--teacher.preset=lab"]
-    flags += [f"--student.model={student}", f"--eval.transfer={json.dumps(cells)}"]
+    flags.append(f"--student.model={student}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
         cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
         run = next(Path(folder).glob("runs/*/summary.json")).parent
+        if cells:
+            moved = ["--eval.include=[]", f"--eval.transfer={json.dumps(cells)}"]
+            cpu_s += cpu_seconds([sys.executable, "-m", "teacher.evaluate", str(run), *moved], environment)
         return {"on": {"itself": pair_of(run), **{name: pair_of(run / "transfer" / name) for name in cells}}, "cpu_s": cpu_s}
 
 
