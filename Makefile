@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 .PHONY: help setup demo test test-slow soak check format serve wheel docs vllm-env clean
 help:
 	@echo "make demo       train a teacher on the lab world and print the evaluation table"
-	@echo "make test       the tests (a few minutes)"
+	@echo "make test       the tests, on two cores (ten minutes; ARGS=\"-n 0 --pdb\": one after another, with a debugger)"
 	@echo "make test-slow  the demo, vLLM, browser and documentation tests (WST_REQUIRE=redis,chromium,vllm: fail instead of skip)"
 	@echo "make soak       hours of endurance: a million requests against one worker, a hundred thousand hostile ones"
 	@echo "make check      ruff and mypy; make format mends what ruff can mend"

@@ -38,8 +38,8 @@ def same(cell: dict[str, Any], run: dict[str, Any]) -> bool:
 
 
 def stands(cell: dict[str, Any], run: dict[str, Any]) -> bool:
-    """Whether a row of the results file is the cell's, on as many questions as now."""
-    return same(cell, run) and (cell["dial"] == 0.0 or run["n"] == MANY)
+    """Whether a row of the results file is the cell's, with a bias towards silence and on as many questions as now."""
+    return same(cell, run) and run.get("silence_bias") is not None and (cell["dial"] == 0.0 or run["n"] == MANY)
 
 
 def run_cell(cell: dict[str, Any], commit: str | None) -> dict[str, Any]:

@@ -301,9 +301,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 against, "" if versus is None else versus["verdict"], seen, learnt, str(run["commit"]),
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
-        drawn = next(arm for arm in run["by_kind"] if arm.endswith("-drawn"))
-        never = ", ".join(f"{kind} (0 of {asked})" for kind, (hit, asked) in run["by_kind"][drawn].items() if not hit) or "none"
-        below.append(f"Seed {run['seed']}, round {run['round']}: kinds of question of which no drawn instruction worked: {never}.")
+        said = [of for arm, of in run["by_kind"].items() if arm != "raw"]
+        kinds = sorted({kind for of in said for kind in of})
+        tried = {kind: [sum(of.get(kind, (0, 0))[i] for of in said) for i in (0, 1)] for kind in kinds}
+        never = ", ".join(f"{kind} (0 of {asked})" for kind, (hit, asked) in tried.items() if not hit) or "none"
+        below.append(f"Seed {run['seed']}, round {run['round']}: kinds of question on which no teacher's words worked: {never}.")
     return "\n".join([*lines, "", *(f"- {line}" for line in below)])
 
 

@@ -123,7 +123,7 @@ ROUTES = """
 | `GET /modes`, `GET /modes/{key}`, `PUT /modes/{key}` | how keys are served (below); `default` is the one of a server without keys; scope `admin` |
 | `GET /modes/{key}/shadow` | what the teacher wrote in a key's shadow, as JSON lines |
 | `GET /teachers`, `POST /teachers/{name}/reload` | who writes; `{"run": NAME}` loads that run's teacher (null: as configured) beside the old one and swaps them, 409 where it cannot be loaded and the old one serves on; every replica follows; scope `admin` |
-| `PUT /teachers/{name}`, `DELETE /teachers/{name}` | `{"run": NAME, "temperature": 0}` has that run's teacher serve under a further name, so that an arm may be it (201; the same again 200; 409 where it cannot be loaded or another has the name), over restarts too, until it is deleted; above temperature 0 its instructions are drawn and not cached; every replica follows; scope `admin` |
+| `PUT /teachers/{name}`, `DELETE /teachers/{name}` | `{"run": NAME, "temperature": 0}` has that run's teacher serve under a further name, so that an arm may be it (201; the same again 200; 409 where it cannot be loaded or another has the name), over restarts too, until it is deleted; above temperature 0 its instructions are drawn, without its bias towards silence, and not cached; every replica follows; scope `admin` |
 | `POST /teachers/{name}/rollback` | puts back the teacher that served under the name before, from where it came; 409 where there is none since the start; every replica follows; scope `admin` |
 | `GET /livez` | 200 while the process lives |
 | `GET /readyz` | 200 with the teacher's id and sum; the port answers only once the teacher is loaded. 503 from SIGTERM on, `WST_DRAIN_DELAY_S` before the listener closes |

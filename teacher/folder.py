@@ -128,7 +128,7 @@ def named_at(manifest: dict[str, Any], temperature: float) -> tuple[str, str]:
     """(id, sha256) of a teacher at a temperature: one whose words are drawn says something else than the greedy one of the same files."""
     if not temperature:
         return manifest["id"], manifest["sha256"]
-    return f"{manifest['id']}-t{temperature:g}", hashlib.sha256(f"{manifest['sha256']} at {temperature:g}".encode()).hexdigest()
+    return f"{manifest['id']}-t{temperature:g}", hashlib.sha256(f"{manifest['sha256']} drawn at {temperature:g}".encode()).hexdigest()
 
 
 def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, temperature: float = 0.0) -> LoadedTeacher:

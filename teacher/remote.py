@@ -3,8 +3,8 @@
     vllm serve runs/2026…/teacher --served-model-name my-teacher
 
 The folder is still read here, for what it asks the model (template, limit, sum); its weights are not. The server has to apply the folder's
-own chat template and to send nothing of its own sampling defaults, `--generation-config vllm`; the teacher's bias towards silence goes with
-each request, as `logit_bias`, which the server has to honour (vLLM does, but for speculative decoding).
+own chat template and to send nothing of its own sampling defaults, `--generation-config vllm`. The bias towards silence goes with each
+request, as `logit_bias`, unless words are drawn; the server has to honour it (vLLM does, but for speculative decoding).
 """
 
 from __future__ import annotations

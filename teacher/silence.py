@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-MOST = 3.0
-"""The largest bias that is looked at, in logits: odds of 20 to 1."""
+MOST = 2.0
+"""The largest bias that is looked at, in logits: odds of 7 to 1. Beyond it a bias only cost where it was tried (docs/log.md)."""
 GRID = tuple(tenth / 10 for tenth in range(int(10 * MOST) + 1))
 TOLERATED = 0.01
 """What the bias may cost on validation at most, in mean value a question, however large its standard error is."""

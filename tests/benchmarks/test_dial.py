@@ -5,8 +5,9 @@ import pytest
 
 from benchmarks import dial_report
 from benchmarks.dial import SEEDS, cells, pack
-from benchmarks.dial_report import against, bits, fit, half_learnt, headline, outcome, spread, surface, tally
+from benchmarks.dial_report import against, bits, fit, half_learnt, headline, of_kind, outcome, spread, surface, tally
 from benchmarks.dial_worlds import CALIBRATION, CALIBRATION_MIXES, MIXES, WORLDS
+from benchmarks.results_file import load_runs
 from evaluation.headroom import HALF_LEARNT
 from teacher.train import read_config
 
@@ -78,6 +79,12 @@ def test_the_constant_is_found_again_where_the_curve_holds():
     for run, solved in zip(made, (100.0, 300.0), strict=True):
         run["probe"]["solved"], run["probe"]["reachable_gain"]["value"] = solved, 0.5 * (solved + 40) / solved
     assert half_learnt(made) == 40
+
+
+def test_the_constant_of_the_learning_curve_is_what_the_calibration_says() -> None:
+    rows = of_kind(load_runs("dial"), "calibration")
+    assert {row["world"] for row in rows} == {world.name for world in CALIBRATION}
+    assert half_learnt(rows) == HALF_LEARNT
 
 
 def test_differences_are_paired_by_question_and_seeds_of_a_question_stay_together():

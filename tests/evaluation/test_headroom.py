@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import optimize
 
-from evaluation.headroom import HALF_LEARNT, Estimate, Mixture, learnable, mixture, predicted, reachable, zero_part
+from evaluation.headroom import HALF_LEARNT, Estimate, Mixture, learnable, minus_log_likelihood, mixture, predicted, reachable, zero_part
 
 
 def test_the_edges_are_exact():
@@ -21,6 +22,13 @@ def test_the_zero_part_of_a_known_mixture_is_found(share):
     n = 2_000
     rates = np.where(rng.random(n) < share, 0.0, rng.beta(2.0, 6.0, n))
     assert zero_part(rng.binomial(8, rates), [8] * n) == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("theta", [(-3.0, 0.5, 2.0), (1.0, -1.0, 0.3), (-8.5, 4.0, 5.0)])
+def test_the_gradient_is_the_likelihoods(theta):
+    counts = np.array([0.0, 1.0, 3.0, 8.0, 0.0]), np.array([8.0, 8.0, 8.0, 8.0, 16.0]), np.array([9, 4, 2, 1, 5])
+    found = optimize.approx_fprime(np.array(theta), lambda at: minus_log_likelihood(at, *counts)[0], 1e-6)
+    assert minus_log_likelihood(np.array(theta), *counts)[1] == pytest.approx(found, abs=1e-3)
 
 
 def test_rare_hits_on_every_question_are_within_reach():

@@ -314,11 +314,11 @@ def test_a_teacher_behind_http_is_asked_by_as_many_as_it_bears() -> None:
 
 def test_a_callers_own_deadline_is_kept_and_never_longer_than_ours() -> None:
     async def scenario() -> None:
-        teacher = engine(HangingPolicy(), deadline_s=0.2)
+        teacher = engine(HangingPolicy(), deadline_s=1.0)
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert texts([await teacher.ask(example("a"), deadline_s=0.01)]) == ["timeout"]
-        assert loop.time() - began < 0.15
+        assert loop.time() - began < 0.9
         assert texts([await teacher.ask(example("a"), deadline_s=60)]) == ["timeout"]
         assert loop.time() - began < 5
 

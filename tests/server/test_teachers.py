@@ -85,12 +85,13 @@ def test_the_bias_towards_silence_goes_along_to_a_model_server(tmp_path: Path) -
     folder = tmp_path / "teacher"
     model, tokenizer = load_model(str(SHIPPED))
     facts = {"id": "t", "task": "lab_arithmetic", "max_instruction_tokens": 40}
-    for bias, sent in ((0.0, None), (1.5, {str(tokenizer.eos_token_id): 1.5})):
+    laid_on = {str(tokenizer.eos_token_id): 1.5}
+    for bias, temperature, sent in ((0.0, 0.0, None), (1.5, 0.0, laid_on), (1.5, 1.0, None)):
         save_teacher(folder, model, tokenizer, TeacherPrompt.named("lab"), facts, silence_bias=bias)
         with faulty_server() as server:
             unwilling = {"error": {"message": "logit_bias is not supported with speculative decoding", "type": "BadRequestError"}}
             server.script = [reply(200, chat("Add.")), reply(400, unwilling)]
-            policy = loaded(TeacherSource(folder=str(folder), base_url=server.url, model="t"))
+            policy = loaded(TeacherSource(folder=str(folder), base_url=server.url, model="t", temperature=temperature))
 
             async def scenario(policy: RemotePolicy = policy) -> None:
                 await policy.instruct([EXAMPLE])

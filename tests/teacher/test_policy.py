@@ -93,6 +93,7 @@ def test_a_bias_silences_who_is_in_doubt_and_stands_in_the_folder(base, tmp_path
     assert heard.count("") == texts.count("") + 1
     assert biased.silence_margins(EXAMPLES) == pytest.approx(margins)
     drawn = load_teacher(tmp_path / "biased", temperature=1e-3).policy
+    torch.manual_seed(0)
     assert [i.text for i in asyncio.run(drawn.instruct(EXAMPLES))] == texts, "who draws explores, and the bias would hide what there is"
     # Who trains on from it, or lets it write as a base model, samples what its weights say.
     on = TransformersPolicy(*load_model(str(tmp_path / "biased")), prompt, max_instruction_tokens=40)
