@@ -84,4 +84,3 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         return EventLog(path, redis_url=redis_url, redis_timeout_s=10)
 
     monkeypatch.setattr("server.experiments.EventLog", log)
-    monkeypatch.setattr("server.treatment.LOG_S", 10)
