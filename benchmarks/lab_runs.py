@@ -114,8 +114,8 @@ def main() -> int:
     todo = [cell for cell in CELLS if not any(stands(cell, run) for run in runs)]
     with ThreadPoolExecutor(args.jobs) as pool:
         commit = git_commit()  # before the first result changes the tree
-        for run in pool.map(lambda cell: run_cell(cell, commit), todo):
-            runs = [*(old for old in runs if not same({key: run[key] for key in CELLS[0]}, old)), run]
+        for cell, run in zip(todo, pool.map(lambda cell: run_cell(cell, commit), todo), strict=True):
+            runs = [*(old for old in runs if not same(cell, old)), run]
             save(NAME, headline=headline(runs), runs=runs, commit=commit)
             write_docs(NAME, table(runs))
             print(json.dumps(run), flush=True)

@@ -94,9 +94,8 @@ def taught(teacher: str, student: str, others: dict[str, str], seed: int) -> dic
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
         cpu_s = cpu_seconds([sys.executable, "-m", "teacher.train", *flags], environment)
         run = next(Path(folder).glob("runs/*/summary.json")).parent
-        if cells:
-            moved = ["--eval.include=[]", f"--eval.transfer={json.dumps(cells)}"]
-            cpu_s += cpu_seconds([sys.executable, "-m", "teacher.evaluate", str(run), *moved], environment)
+        moved = ["--eval.include=[]", f"--eval.transfer={json.dumps(cells)}"]
+        cpu_s += cpu_seconds([sys.executable, "-m", "teacher.evaluate", str(run), *moved], environment)
         return {"on": {"itself": pair_of(run), **{name: pair_of(run / "transfer" / name) for name in cells}}, "cpu_s": cpu_s}
 
 

@@ -91,14 +91,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def end_biases(folder: Path) -> dict[int, float]:
-    """The bias of each end token of a teacher folder, by token id; empty where it has none. Raises SettingError."""
+def end_biases(folder: Path, temperature: float = 0.0) -> dict[int, float]:
+    """The bias of each end token of a teacher folder, by token id. Empty where it has none, and at a temperature: who draws wants to see
+    what other words are worth, and the bias is a threshold of decisions. Raises SettingError."""
     path = folder / "generation_config.json"
     try:
         biased = json.loads(path.read_text(encoding="utf-8")).get("sequence_bias") if path.is_file() else None
-        return {int(token): float(bias) for (token,), bias in biased or ()}
+        biases = {int(token): float(bias) for (token,), bias in biased or ()}
     except (ValueError, TypeError, AttributeError):
         raise SettingError(f"{path}: its sequence_bias is none that a teacher is saved with; the teacher is damaged") from None
+    return {} if temperature else biases
 
 
 def _check_weights(folder: Path, model: Any) -> None:
@@ -132,8 +134,7 @@ def named_at(manifest: dict[str, Any], temperature: float) -> tuple[str, str]:
 
 
 def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, temperature: float = 0.0) -> LoadedTeacher:
-    """A teacher folder, its sum checked. At a temperature it draws its words, to see what they are worth, and the bias towards silence, a
-    threshold of decisions, is not laid on. Raises SettingError where the folder is no teacher or its files were altered."""
+    """A teacher folder, its sum checked. Raises SettingError where the folder is no teacher or its files were altered."""
     manifest = read_manifest(folder)
     if teacher_sha256(folder) != manifest["sha256"]:
         raise SettingError(f"{folder}: the files do not match the manifest's sha256; the teacher was altered or is incomplete")
@@ -147,7 +148,7 @@ def load_teacher(folder: Path, *, batch_size: int = 128, threads: int = 1, tempe
         prompt,
         max_instruction_tokens=manifest["max_instruction_tokens"],
         temperature=temperature,
-        silence_bias=0.0 if temperature else max(end_biases(folder).values(), default=0.0),
+        silence_bias=max(end_biases(folder, temperature).values(), default=0.0),
         batch_size=batch_size,
         threads=threads,
         sha256=sha256,

@@ -67,8 +67,8 @@ def remote_teacher(folder: Path, model: str, *, base_url: str, temperature: floa
     """
     manifest = read_manifest(folder)
     prompt = TeacherPrompt((folder / "template.txt").read_text(encoding="utf-8").removesuffix("\n"), manifest["blind"])
-    biases = {str(token): bias for token, bias in end_biases(folder).items()}
-    body = {"logit_bias": biases} if biases and not temperature else {}  # as in `load_teacher`
+    biases = {str(token): bias for token, bias in end_biases(folder, temperature).items()}
+    body = {"logit_bias": biases} if biases else {}
     client = OpenAICompatibleStudent(model, base_url=base_url, extra_body=body, **connection)
     name, sha256 = named_at(manifest, temperature)
     most = manifest["max_instruction_tokens"]

@@ -318,7 +318,7 @@ def test_a_callers_own_deadline_is_kept_and_never_longer_than_ours() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert texts([await teacher.ask(example("a"), deadline_s=0.01)]) == ["timeout"]
-        assert loop.time() - began < 0.9
+        assert loop.time() - began < 0.5
         assert texts([await teacher.ask(example("a"), deadline_s=60)]) == ["timeout"]
         assert loop.time() - began < 5
 

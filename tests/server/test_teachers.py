@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 
 import pytest
@@ -140,21 +139,18 @@ def test_a_folder_that_is_no_teacher(tmp_path: Path) -> None:
 
 
 class SlowPolicy(FakePolicy):
-    """Two tokens in 20 ms."""
+    """Thirty tokens in 300 ms: a busy machine's delay is little beside it."""
 
     async def instruct(self, examples: list[PublicExample]) -> list[Instruction]:  # type: ignore[override]
-        await asyncio.sleep(0.02)
-        return [Instruction(text="Add.", source="teacher", num_tokens=2) for _ in examples]
+        await asyncio.sleep(0.3)
+        return [Instruction(text="Add.", source="teacher", num_tokens=30) for _ in examples]
 
 
 def test_a_teacher_that_is_too_slow_here_is_told() -> None:
     teacher = FakeTeacher(SlowPolicy(), max_instruction_tokens=100)
     slow = check_speed(teacher, 0.5)
     assert slow is not None
-    told = re.search(r"takes ([\d.]+) ms a token here, so an instruction of 100 tokens takes about ([\d.]+) s", slow)
-    assert told is not None
-    assert float(told[1]) >= 10, "as fast as it sleeps, or slower where the machine is busy"
-    assert float(told[2]) == pytest.approx(float(told[1]) / 10, abs=0.02)
+    assert "an instruction of 100 tokens takes about 1." in slow
     assert check_speed(teacher, 50.0) is None
     assert check_speed(FakeTeacher(FakePolicy(), max_instruction_tokens=100), 0.5) is None
     shipped = load(TeacherSource(folder=str(SHIPPED)), "n", batch_size=4, threads=1, timeout_s=1)
