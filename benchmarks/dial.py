@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dial [--cells KIND ...] [--seconds S] [--jobs N]`: over many lab worlds, does a teacher pay, and did we know?
+"""`python -m benchmarks.dial [--cells KIND ...] [--predict]`: over many lab worlds, does a teacher pay, and did we know?
 
 Worlds (`benchmarks.dial_worlds`) x 3 seeds. A cell asks `teacher.probe`'s questions first, before anything of it is trained, keeps the
 prediction, then trains a small teacher and measures it on the world's test questions. Kinds of cell, each a row of
@@ -11,7 +11,8 @@ prediction, then trains a small teacher and measures it on the world's test ques
     blind        the same training with the query hidden
 
 Resumable: a cell that stands in the file is not repeated, and a killed run loses the cells under way. No cell begins after `--seconds`.
-`--report` makes the figures and the page's tables anew and runs nothing.
+`--report` makes the figures and the page's tables anew and runs nothing; `--predict` makes the predictions anew where an estimator
+changed, from the counts that a cell keeps of its probe, and trains nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any
 from benchmarks.dial_report import headline, write_page
 from benchmarks.dial_worlds import CALIBRATION, WORLDS, Dialled, evenly
 from benchmarks.results_file import load_runs, save
+from evaluation.headroom import Tried, outlook
 from teacher.run_directory import git_commit
 
 NAME = "dial"
@@ -149,7 +151,7 @@ def _probe(flags: list[str]) -> dict[str, Any]:
     import torch
 
     from teacher.evaluate import Asking
-    from teacher.probe import ask, report
+    from teacher.probe import ask, counts, report
     from teacher.train import read_config
 
     questions, samples = PROBED
@@ -157,7 +159,49 @@ def _probe(flags: list[str]) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     asking = Asking(config)
     asked = asking(lambda: ask(config, questions, samples, asking.panel.student, asking.panel.reward))
-    return report(config, asked, samples=samples)
+    found = report(config, asked, samples=samples)
+    return {**found, "counts": packed(counts(config, asked))}
+
+
+def packed(tried: Sequence[Tried]) -> list[str]:
+    """A line a question."""
+    return [" ".join("-" if part is None else f"{part:g}" for part in one.model_dump().values()) for one in tried]
+
+
+def ask_again(cell: dict[str, Any], cache: str) -> dict[str, Any]:
+    """The probe of a cell anew; what it asks does not depend on what was trained since."""
+    world = world_of(cell["world"])
+    os.environ.update(WST_CACHE_DIR=f"{cache}/{world.name}")
+    with tempfile.TemporaryDirectory() as runs, open(os.devnull, "w") as nowhere:
+        os.environ["WST_RUNS_DIR"] = runs
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            return _probe([*world.flags(), *SETTINGS, f"--seed={cell['seed']}"])
+
+
+def recount(probe: dict[str, Any]) -> dict[str, Any]:
+    """A probe with the estimates that are made of its counts today."""
+    fields = list(Tried.model_fields)
+    tried = [
+        Tried.model_validate({name: None if part == "-" else float(part) for name, part in zip(fields, row.split(), strict=True)})
+        for row in probe["counts"]
+    ]
+    told = outlook(tried, [tuple(find) for find in probe["finds"]])
+    return {
+        **probe, "solved": round(told.solved, 1), "lessons": round(told.lessons, 1), "predicted_gain": told.predicted.model_dump(),
+        "reachable_gain": told.reachable.model_dump(),
+    }  # fmt: skip
+
+
+def predict_anew(jobs: int, cache: str) -> None:
+    """All predictions by today's estimators: a cell without counts asks its probe again, the others are counted again."""
+    runs, commit = load_runs(NAME), git_commit()
+    asked = [run for run in runs if "probe" in run]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=begin) as pool:
+        tasks = [pool.submit(recount, r["probe"]) if "counts" in r["probe"] else pool.submit(ask_again, r, cache) for r in asked]
+        for run, task in zip(asked, tasks, strict=True):
+            run["probe"], run["probe_commit"] = task.result(), commit
+            save(NAME, headline=headline(runs), runs=runs, commit=commit)
+            print(json.dumps(say(run)), flush=True)
 
 
 def _rivals(flags: list[str]) -> dict[str, Any]:
@@ -213,6 +257,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell after so many seconds")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each on one thread")
     parser.add_argument("--cache", default=".cache/dial", help="folder of the students' answers, kept between runs")
+    parser.add_argument("--predict", action="store_true", help="train nothing: the predictions of all measured cells by today's estimators")
     parser.add_argument("--report", action="store_true", help="run nothing: figures and tables of what was measured")
     parser.add_argument("--plan", action="store_true", help="run nothing: how many cells are left, and the CPU seconds of those measured")
     args = parser.parse_args()
@@ -228,7 +273,10 @@ def main() -> int:
             mean = f", {sum(taken) / len(taken):.0f} CPU seconds each" if taken else ""
             print(f"{kind}: {len(taken)} measured{mean}, {sum(cell['kind'] == kind for cell in todo)} left")
         return 0
-    if not args.report:
+    if args.predict:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        predict_anew(args.jobs, args.cache)
+    elif not args.report:
         os.environ["OMP_NUM_THREADS"] = "1"
         measure(todo, args.jobs, args.cache, time.monotonic() + args.seconds)
     write_page(load_runs(NAME))

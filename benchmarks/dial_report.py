@@ -14,7 +14,7 @@ from benchmarks.dial_worlds import WORLDS
 from benchmarks.results_file import EVIDENCE, write_docs
 from evaluation import charts
 from evaluation.charts import WIDTH, Axis, line, text
-from evaluation.headroom import Estimate, predicted
+from evaluation.headroom import Estimate
 from evaluation.table import frontier_of
 
 STYLE = (
@@ -48,16 +48,17 @@ def of_kind(runs: Rows, kind: str) -> Rows:
 
 
 def told_of(run: dict[str, Any]) -> Estimate:
-    """The predicted gain of a cell: what its probe said, with the constant of the learning curve as it stands. No world but the
-    calibration's may move it, and the reachable gain and the questions that will be solved were written down before training."""
-    return predicted(Estimate(**run["probe"]["reachable_gain"]), run["probe"]["solved"])
+    """The predicted gain of a cell, as its probe said it."""
+    return Estimate(**run["probe"]["predicted_gain"])
 
 
 def half_learnt(runs: Rows) -> float:
-    """K0 by least squares over the calibration's cells: realised = reachable x K / (K + K0), on a grid of whole numbers."""
-    rows = [(run["probe"]["reachable_gain"]["value"], run["probe"]["solved"], run["arms"]["trained"]["gain"][0]) for run in runs]
-    grid = range(1, 400)
-    return float(min(grid, key=lambda k0: sum((gain - could * k / (k + k0)) ** 2 for could, k, gain in rows)))
+    """K0 by least squares over the calibration's cells: realised = reachable x K / (K + K0 H), on a grid of tenths."""
+    probes = [run["probe"] for run in runs]
+    could, k, h = (np.array(row) for row in zip(*((p["reachable_gain"]["value"], p["solved"], p["lessons"]) for p in probes), strict=True))
+    came = np.array([run["arms"]["trained"]["gain"][0] for run in runs])
+    grid = np.arange(1, 1000) / 10
+    return float(min(grid, key=lambda k0: float(((came - could * k / (k + k0 * h)) ** 2).sum())))
 
 
 def fit(runs: Rows) -> dict[str, float]:

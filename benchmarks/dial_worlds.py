@@ -38,7 +38,9 @@ MIXES: dict[str, dict[str, float]] = {
 }
 """Of the mixes only `full`, `half` and `mostly` need an instruction that depends on which procedure fits; `shared` needs it for some
 questions and silence for the others, `one` is served by one text, `none` by silence."""
-CALIBRATION_MIXES: dict[str, dict[str, float]] = {"quarter": mix(0.5, 0.25), "most": mix(0.1, 0.3), "third": mix(0.3, 0.7)}
+CALIBRATION_MIXES: dict[str, dict[str, float]] = {
+    "quarter": mix(0.5, 0.25), "most": mix(0.1, 0.3), "third": mix(0.3, 0.7), "few": mix(0.6, 0.1), "nearly": mix(0.15, 0.9),
+}  # fmt: skip
 """Of the worlds on which the probe's one constant is fitted; none of them is a world of the dial."""
 
 
@@ -96,10 +98,14 @@ WORLDS: list[Dialled] = [
     *(Dialled(mix, "student_c") for mix in ("full", "none", "half")),
 ]
 CALIBRATION: list[Dialled] = [
-    Dialled("quarter", "dial", 0, 0),
-    Dialled("most", "student"),
-    Dialled("third", "dial", 1, 1),
-    Dialled("most", "dial", 0, 1),
+    *_headed("quarter", "00 20"),
+    *_headed("third", "00 11"),
+    *_headed("most", "01 12 21"),
+    *_headed("few", "00"),
+    *_headed("nearly", "10"),
+    *(Dialled(mix, "student") for mix in ("most", "third", "few", "nearly")),
+    Dialled("quarter", "student_b"),
+    Dialled("third", "student_c"),
 ]
 
 

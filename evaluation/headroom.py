@@ -2,11 +2,11 @@
 
 Each question was answered raw and under N sampled instructions. Estimates of the gain over raw, none of which trains anything:
 
-    reachable    the share of questions that some instruction of this teacher answers, found or not: counts of hits per question follow
-                 a zero-inflated beta-binomial distribution, and the questions of its zero part are out of reach; times what a hit is
-                 worth when the same instruction is asked again, against raw asked again. What perfect choice would win.
-    predicted    the reachable gain times K / (K + K0), a learning curve over the K questions for which the run will find an instruction
-                 that works. K0 is one constant, which `benchmarks.dial` fits on worlds of their own.
+    reachable    what a question's best instruction is worth over raw, whether a sample of it was found or not. What perfect choice
+                 would win.
+    predicted    the reachable gain times K / (K + K0 H), a learning curve over the K questions for which the run will find an
+                 instruction that works, where it takes H different ones to serve them all. K0 is one constant, which
+                 `benchmarks.dial` fits on worlds of their own.
     learnable    choose for each question among its own samples and silence by what worked on *similar* pairs of other questions (a
                  kernel average, ten folds), and count what that choice really earned. What a simple learner wins already: a lower bound.
 
@@ -25,10 +25,10 @@ from scipy import optimize, special
 from exchange.records import Record
 
 FOLDS = 10
-RESAMPLES = 200
+RESAMPLES = 100
 HALF_LEARNT = 36.0
-"""K0: solved questions after which a teacher has learnt half of what is within reach. Least squares over the four worlds of the dial's
-calibration (`benchmarks/results/dial.json`); without one of them it is 40, 10, 55 or 27, so its first digit is about all that is known."""
+MOST_LESSONS = 50
+"""H at the most: so rarely does an instruction serve another question that a probe cannot tell how rarely."""
 SHARPNESS = 4
 """Power of the cosine similarities in the kernel: texts of one kind weigh much more than loosely related ones."""
 
@@ -43,100 +43,208 @@ class Estimate(Record):
     high: float
 
 
+class Tried(Record):
+    """What a probe saw of one question."""
+
+    raw: float
+    """The grade of its raw answer, in [0, 1]."""
+    trials: int = 0
+    """Sampled instructions under which it was answered; trials may have ended at the first hit."""
+    hits: int = 0
+    """Those under which the answer was right."""
+    repeated: int | None = None
+    """Those of the hits whose fresh answer was right again; None = a greedy student, whose answers repeat."""
+    again: int = 0
+    """Fresh raw answers that were right, ..."""
+    fresh: int = 0
+    """... of so many; none of a greedy student."""
+    moved: int = 0
+    """Other questions that were wrong raw and right under a hit of this one, ..."""
+    moves: int = 0
+    """... of those that were asked under it."""
+
+
 class Mixture(Record):
-    """Hits of a question in n trials: none at all with probability `share`, else BetaBinomial(n, a, b)."""
+    """Instructions of a question: with probability `share` none is good, else each is with a rate ~ Beta(a, b). Under a good one an
+    answer is right with probability `good`, under another with `luck`."""
 
     share: float
-    """π, the share of questions that no instruction hits."""
+    """π, the share of questions that no instruction serves."""
     a: float
     b: float
+    good: float = 1.0
+    luck: float = 0.0
 
     def found(self, trials: int) -> float:
-        """The share of all questions that are hit at least once in so many trials."""
+        """The share of all questions for which so many trials hold a good instruction."""
         if self.share == 1.0 or not trials:
             return 0.0
         missed = np.exp(special.betaln(self.a, self.b + trials) - special.betaln(self.a, self.b))
         return float((1 - self.share) * (1 - missed))
 
 
-def minus_log_likelihood(theta: Floats, k: Floats, n: Floats, many: NDArray[np.int64]) -> tuple[float, Floats]:
-    """Minus the log likelihood of `many` questions with k hits in n trials, under a weak prior, and its gradient.
-
-    theta = (logit π, ln a, ln b)."""
-    share, a, b = special.expit(theta[0]), np.exp(theta[1]), np.exp(theta[2])
-    choose = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
-    log_hit = np.log1p(-share) + choose + special.betaln(k + a, n - k + b) - special.betaln(a, b)
-    log_p = np.where(k == 0, np.logaddexp(np.log(share), log_hit), log_hit)
-    by_hit = many * np.exp(log_hit - log_p)  # questions that are none of the zero part
-    both = special.digamma(a + b) - special.digamma(n + a + b)
-    slope = np.array([
-        (many - by_hit).sum() - share * many.sum(),
-        a * (by_hit * (special.digamma(k + a) - special.digamma(a) + both)).sum(),
-        b * (by_hit * (special.digamma(n - k + b) - special.digamma(b) + both)).sum(),
-    ])  # fmt: skip
-    # The prior keeps a + b finite where all questions are alike.
-    return float(-(many * log_p).sum() + 0.005 * (theta**2).sum()), 0.01 * theta - slope
+_ROOT = (np.arange(100) + 0.5) / 100
+RATES = _ROOT**2
+"""Where the rate of good instructions is looked at: closest near 0."""
+CENTRE, WEIGHT = np.array([0.0, 0.5, 2.0, 1.0, -2.0]), np.array([0.005, 0.02, 0.02, 0.02, 0.02])
+"""A weak prior on (logit π, ln a, ln b, logit good, logit luck/good), which keeps them finite where all questions are alike."""
+BOUNDS = [(-9, 9), (-4, 6), (-4, 6), (-3, 6), (-6, 3)]
+STARTS = ((-3.0, 0.5, 2.0, 1.5, -3.0), (1.0, 0.5, 2.0, 0.0, -1.0))
 
 
-def mixture(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) -> Mixture:
-    """The zero-inflated beta-binomial by maximum likelihood; trials may have ended at the first hit, which leaves it the same.
+def minus_log_likelihood(theta: Floats, rows: Floats, many: Floats, *, greedy: bool) -> tuple[float, Floats, Floats]:
+    """Minus the log posterior of `many` questions with each of the `rows` (trials, hits, hits that were right again), its gradient, and
+    of each row the probability that some instruction serves the question.
 
-    The share is 0 where every count is positive, 1 where all are 0. Questions without trials say nothing.
+    theta = (logit π, ln a, ln b, logit good, logit luck/good); where the student is `greedy`, good = 1 and luck = 0.
     """
-    asked = np.asarray(trials, dtype=float) > 0
-    k, n = np.asarray(hits, dtype=float)[asked], np.asarray(trials, dtype=float)[asked]
-    if not k.any():
-        return Mixture(share=1.0, a=1.0, b=1.0)
-    (k, n), many = np.unique(np.stack([k, n]), axis=1, return_counts=True)
-    bounds = [(-9, 9), (-4, 6), (-4, 6)]
-    starts = [np.array([z, 0.5, 2.0]) for z in (-3.0, 1.0)]
-    fits = [
-        optimize.minimize(minus_log_likelihood, start, args=(k, n, many), jac=True, method="L-BFGS-B", bounds=bounds) for start in starts
-    ]
-    z, a, b = min(fits, key=lambda fit: fit.fun).x
-    return Mixture(share=0.0 if k.all() else float(special.expit(z)), a=float(np.exp(a)), b=float(np.exp(b)))
+    miss, right, wrong = rows[:, 0] - rows[:, 1], rows[:, 2], rows[:, 1] - rows[:, 2]
+    none, a, b, part = special.expit(theta[0]), np.exp(theta[1]), np.exp(theta[2]), special.expit(theta[4])
+    good = 1.0 if greedy else special.expit(theta[3])
+    luck = 0.0 if greedy else good * part
+    at = np.concatenate([[0.0], RATES])  # the first: no instruction is good
+    log_w = (a - 1) * np.log(RATES) + (b - 1) * np.log1p(-RATES) + np.log(_ROOT)
+    log_w -= special.logsumexp(log_w)
+    w = np.exp(log_w)
+    missed = at * (1 - good) + (1 - at) * (1 - luck)
+    lasted = at * good**2 + (1 - at) * luck**2
+    lapsed = at * good * (1 - good) + (1 - at) * luck * (1 - luck)
+    seen = [(miss, missed), (right, lasted), (wrong, lapsed)]
+    log_p = sum(special.xlogy(count[:, None], chance) for count, chance in seen)
+    log_some = special.logsumexp(log_p[:, 1:] + log_w, axis=1)
+    whole = np.logaddexp(np.log(none) + log_p[:, 0], np.log1p(-none) + log_some)
+    some = np.exp(np.log1p(-none) + log_some - whole)
+    held = np.exp(log_p[:, 1:] + log_w - log_some[:, None]) * some[:, None]  # joint: served, at this rate
+    slope = np.zeros(5)
+    slope[0] = many @ (1 - some - none)
+    of_a, of_b = np.log(RATES), np.log1p(-RATES)
+    slope[1] = a * (many @ (held @ (of_a - w @ of_a)))
+    slope[2] = b * (many @ (held @ (of_b - w @ of_b)))
+    if not greedy:
+        part_of = np.column_stack([1 - some, held])
+        by_good = (-at, 2 * at * good, at * (1 - 2 * good))
+        by_luck = (at - 1, 2 * (1 - at) * luck, (1 - at) * (1 - 2 * luck))
+        to_good, to_luck = (
+            sum(
+                many @ (part_of * count[:, None] * (change / chance)).sum(axis=1)
+                for (count, chance), change in zip(seen, changes, strict=True)
+            )
+            for changes in (by_good, by_luck)
+        )
+        slope[3] = to_good * good * (1 - good) + to_luck * luck * (1 - good)
+        slope[4] = to_luck * luck * (1 - part)
+    off = theta - CENTRE
+    return float(-(many @ whole) + WEIGHT @ off**2), 2 * WEIGHT * off - slope, some
 
 
-def zero_part(hits: Sequence[float] | Floats, trials: Sequence[float] | Floats) -> float:
-    """The share of questions that no instruction hits."""
-    return mixture(hits, trials).share
+class Fit(Record):
+    """A mixture, where in its parameters it stands, and of each question the probability that some instruction serves it."""
+
+    mixture: Mixture
+    theta: list[float]
+    served: list[float]
+    loss: float
+    """Minus the log posterior."""
+
+
+def _beta_binomial(right: Floats, wrong: Floats) -> float:
+    """Minus the log posterior of answers that are right at one rate a question, which is ~ Beta(a, b)."""
+
+    def loss(theta: Floats) -> float:
+        a, b = np.exp(theta)
+        return float(-(special.betaln(right + a, wrong + b) - special.betaln(a, b)).sum() + WEIGHT[1:3] @ (theta - CENTRE[1:3]) ** 2)
+
+    return float(optimize.minimize(loss, CENTRE[1:3], method="L-BFGS-B", bounds=BOUNDS[1:3]).fun)
+
+
+def by_luck(trials: Floats, hits: Floats, repeated: Floats, again: Floats, fresh: Floats, merit: float) -> bool:
+    """Whether a student's slips alone explain the counts: all answers to a question, under whatever instruction or none, are right at one
+    rate. Against it stands the mixture, whose minus log posterior is `merit`, with raw answers at a rate of their own; the one with the
+    smaller Akaike information criterion is believed (two parameters against seven)."""
+    slips = _beta_binomial(hits + repeated + again, trials - repeated + fresh - again)
+    return slips + 2 <= merit + _beta_binomial(again, fresh - again) + 7
+
+
+def fit(trials: Floats, hits: Floats, repeated: Floats | None, start: Sequence[float] | None = None) -> Fit:
+    """The mixture by maximum likelihood under a weak prior; `repeated` is None of a greedy student. A `start` spares the search.
+
+    The share is 1 where all counts are 0, and of a greedy student 0 where every one is positive.
+    """
+    if not hits.any():
+        return Fit(mixture=Mixture(share=1.0, a=1.0, b=1.0), theta=list(CENTRE), served=[0.0] * len(hits), loss=0.0)
+    greedy = repeated is None
+    counts = np.column_stack([trials, hits, hits if repeated is None else repeated])
+    rows, back, many = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
+    weight = many.astype(float)
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        return minus_log_likelihood(theta, rows, weight, greedy=greedy)[:2]
+
+    found = [optimize.minimize(loss, at, jac=True, method="L-BFGS-B", bounds=BOUNDS) for at in ([start] if start else STARTS)]
+    best = min(found, key=lambda one: one.fun)
+    served = minus_log_likelihood(best.x, rows, weight, greedy=greedy)[2][back.ravel()]
+    (none, good, part), (a, b) = special.expit(best.x[[0, 3, 4]]), np.exp(best.x[[1, 2]])
+    if greedy:
+        none, good, part, served = (0.0, 1.0, 0.0, np.ones(len(hits))) if hits.all() else (none, 1.0, 0.0, served)
+    mixed = Mixture(share=float(none), a=float(a), b=float(b), good=float(good), luck=float(good * part))
+    return Fit(mixture=mixed, theta=list(best.x), served=list(served), loss=float(best.fun))
+
+
+class Outlook(Record):
+    """What a probe makes of its counts."""
+
+    reachable: Estimate
+    predicted: Estimate
+    solved: float
+    """K, questions for which the run will find an instruction that works."""
+    lessons: float
+    """H, how many different instructions serve all questions: one over the probability that what serves one serves another (the Hill
+    number of order 2; Hill 1973, Ecology 54(2), https://doi.org/10.2307/1934352)."""
+
+
+def _look(
+    tried: Floats, finds: Sequence[tuple[float, int]], *, greedy: bool, start: list[float] | None = None
+) -> tuple[list[float], list[float]]:
+    """([reachable, predicted, solved, lessons], theta of the fit) of rows of counts."""
+    wrong = tried[tried[:, 0] < 0.5]
+    raw, trials, hits, repeated, again, fresh, moved, moves = wrong[wrong[:, 1] > 0].T
+    found = fit(trials, hits, None if greedy else repeated, start)
+    mixed, share = found.mixture, len(wrong) / len(tried)
+    if mixed.share == 1.0 or (not greedy and by_luck(trials, hits, repeated, again, fresh, found.loss)):
+        return [0.0, 0.0, 0.0, 1.0], found.theta
+    before = np.where(fresh > 0, again / np.maximum(1, fresh), raw)
+    reach = max(0.0, share * float(np.mean(np.array(found.served) * (mixed.good - before))))
+    solved = share * sum(questions * mixed.found(samples) for questions, samples in finds)
+    own = 1.0 if greedy else float(repeated.sum() / hits.sum())
+    common = (moved.sum() / max(1.0, moves.sum()) - mixed.luck) / max(own - mixed.luck, 1e-9)
+    lessons = 1 / float(np.clip(common, 1 / MOST_LESSONS, 1.0))
+    return [reach, reach * solved / (solved + HALF_LEARNT * lessons) if solved else 0.0, solved, lessons], found.theta
+
+
+def outlook(tried: Sequence[Tried], finds: Sequence[tuple[float, int]], *, alpha: float = 0.05, seed: int = 0) -> Outlook:
+    """Gain within reach and gain to be reached, over raw; intervals by bootstrap over questions.
+
+    `finds`: (questions, instructions a question) of each of the ways in which the run will look for instructions that work. A question
+    that is right raw needs none, so what could be gained there of a student that slips is not counted.
+    """
+    greedy = all(one.repeated is None for one in tried)
+    rows = np.array([list(one.model_dump().values()) for one in tried], dtype=float)
+    (reach, told, solved, lessons), theta = _look(rows, finds, greedy=greedy)
+    rng = np.random.default_rng(seed)
+    draws = np.array([
+        _look(rows[rng.integers(0, len(rows), len(rows))], finds, greedy=greedy, start=theta)[0][:2] for _ in range(RESAMPLES)
+    ])  # fmt: skip
+    low, high = np.quantile(draws, [alpha / 2, 1 - alpha / 2], axis=0)
+    return Outlook(
+        reachable=Estimate(value=reach, low=low[0], high=high[0]), predicted=Estimate(value=told, low=low[1], high=high[1]),
+        solved=solved, lessons=lessons,
+    )  # fmt: skip
 
 
 def _bootstrap(values: Floats, statistic: Callable[[Floats], float], *, alpha: float, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     draws = [statistic(values[rng.integers(0, len(values), len(values))]) for _ in range(RESAMPLES)]
     return float(np.quantile(draws, alpha / 2)), float(np.quantile(draws, 1 - alpha / 2))
-
-
-def reachable(
-    raw: Sequence[float], hits: Sequence[int], trials: Sequence[int], *, again: Sequence[float] | None = None,
-    repeated: Sequence[float | None] | None = None, alpha: float = 0.05, seed: int = 0,
-) -> Estimate:  # fmt: skip
-    """Gain over raw if each question got the best instruction that this teacher can write.
-
-    `raw` are grades in [0, 1]; a question that is right raw needs none. `hits` of `trials` sampled instructions were right (no trials:
-    asked raw alone). Of a student that samples, `again` is the mean grade of fresh raw answers and `repeated` that of fresh answers under
-    the instructions that hit (None: none did), so that luck is not taken for merit; None = a greedy student, whose answers repeat.
-    """
-    fresh = [np.nan if grade is None else grade for grade in repeated] if repeated is not None else [1.0] * len(raw)
-    data = np.column_stack([raw, hits, trials, again if again is not None else [0.0] * len(raw), fresh]).astype(float)
-
-    def gain(rows: Floats) -> float:
-        wrong = rows[rows[:, 0] < 0.5]
-        hit = wrong[(wrong[:, 1] > 0) & ~np.isnan(wrong[:, 4])]
-        if not len(hit):
-            return 0.0
-        lasting = float((hit[:, 4] - hit[:, 3]).mean())
-        return max(0.0, len(wrong) / len(rows) * (1 - zero_part(wrong[:, 1], wrong[:, 2])) * lasting)
-
-    low, high = _bootstrap(data, gain, alpha=alpha, seed=seed)
-    return Estimate(value=gain(data), low=low, high=high)
-
-
-def predicted(could: Estimate, solved: float) -> Estimate:
-    """What a run that will solve so many questions gets of the reachable gain."""
-    share = solved / (solved + HALF_LEARNT) if solved else 0.0
-    return Estimate(value=share * could.value, low=share * could.low, high=share * could.high)
 
 
 def _tfidf(texts: Sequence[str]) -> Floats:

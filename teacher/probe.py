@@ -2,8 +2,8 @@
 
 Asks the student a few questions raw and under instructions of the untrained teacher, at most a twentieth of what the run would ask, and
 says how far instructions move the student, what gain the run will reach, and whether to train. Nothing is trained. What is wrong raw and
-under all of a question's instructions gets more of them, in waves, until one hits; of a student that samples, raw answers and hits are
-asked again. Answers are cached, so the run does not pay for them again where it asks the same.
+under all of a question's instructions gets more of them, in waves, until one hits; hits are tried on other questions; of a student that
+samples, raw answers and hits are asked again. Answers are cached, so the run does not pay for them again where it asks the same.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from evaluation.headroom import Estimate, learnable, mixture, predicted, reachable
+from evaluation.headroom import Estimate, Tried, learnable, outlook
 from evaluation.paired import wilson
 from exchange.command import RunError, run_command
 from exchange.protocols import StudentClient
@@ -52,6 +53,8 @@ RAW_TIMES = 2
 """Times as many questions are asked raw: the share that is right raw bounds the gain, and costs a call a question."""
 AGAIN = 3
 """Fresh raw answers to a question that was wrong raw, where the student samples; a hit gets one."""
+MOVES = 3
+"""Other questions that were wrong raw, asked under the hits of a question: how many different instructions there are to learn."""
 WORTH = 0.02
 """Two points of gain: less is not worth a hop before the model."""
 
@@ -62,11 +65,11 @@ def samples_of(config: TrainConfig) -> bool:
 
 
 def calls_a_question(config: TrainConfig, samples: int) -> int:
-    """Student calls of one question at most: raw answers, one under each instruction, fresh ones of a student that samples, and those of
-    the samples that vote."""
+    """Student calls of one question at most: raw answers, one under each instruction, one under each hit moved here, fresh ones of a
+    student that samples, and those of the samples that vote."""
     voting = config.reward.consistency
     instructed = DEEPER * samples
-    answers = RAW_TIMES + instructed
+    answers = RAW_TIMES + instructed + MOVES
     if config.reward.kind == "consistency":
         answers += voting.samples * (RAW_TIMES if voting.on == "raw" else answers)
     return answers + (AGAIN + samples if samples_of(config) else 0)
@@ -96,6 +99,8 @@ class Asked:
     """Fresh raw answers of questions that were wrong, where the student samples."""
     repeated: list[list[Episode]]
     """Fresh answers under the instructions that hit, likewise."""
+    moved: list[list[Episode]]
+    """Answers to other questions that were wrong raw, under the question's hits."""
 
     @property
     def instructed(self) -> list[Episode]:
@@ -105,7 +110,8 @@ class Asked:
     def calls(self) -> int:
         """Answers that were asked for, those that voted on others left out."""
         fresh = [episode for episode in self.again if episode is not None]
-        return sum(len(e.completions) or 1 for e in (*self.raw, *self.instructed, *fresh, *(e for row in self.repeated for e in row)))
+        more = [episode for rows in (self.repeated, self.moved) for row in rows for episode in row]
+        return sum(len(e.completions) or 1 for e in (*self.raw, *self.instructed, *fresh, *more))
 
 
 async def ask(config: TrainConfig, questions: int, samples: int, student: StudentClient, reward: Rubric) -> Asked:
@@ -126,7 +132,7 @@ async def ask(config: TrainConfig, questions: int, samples: int, student: Studen
 
     silence = Instruction(text="", source="silence")
     raw = _some(await answers(examples, [silence] * len(examples), "raw"))
-    wrong = {i for i, episode in enumerate(raw) if (grade := correct(episode)) is not None and grade < RIGHT}
+    wrong = {i for i, episode in enumerate(raw) if correct(episode) is not None and not _right(episode)}
     groups: list[list[Episode]] = [[] for _ in examples]
     left = list(range(min(questions, len(examples))))
     for _ in range(DEEPER):
@@ -136,18 +142,31 @@ async def ask(config: TrainConfig, questions: int, samples: int, student: Studen
         texts = await policy.instruct([examples[i].public() for i in asked])
         for i, episode in zip(asked, _some(await answers([examples[i] for i in asked], texts, "probe")), strict=True):
             groups[i].append(episode)
-        left = [i for i in left if i in wrong and not any((correct(episode) or 0.0) >= RIGHT for episode in groups[i])]
+        left = [i for i in left if i in wrong and not any(map(_right, groups[i]))]
+    tried = [i for i in sorted(wrong) if groups[i]]
+    hits = {i: [episode.instruction for episode in groups[i] if _right(episode)] for i in tried}
     again: list[Episode | None] = [None] * len(examples)
     repeated: list[list[Episode]] = [[] for _ in examples]
     if samples_of(config):
-        tried = [i for i in sorted(wrong) if groups[i]]
         for i, fresh in zip(tried, await answers([examples[i] for i in tried], [silence] * len(tried), "raw", 1, AGAIN), strict=True):
             again[i] = fresh
-        hits = [(i, episode.instruction) for i in tried for episode in groups[i] if (correct(episode) or 0.0) >= RIGHT]
-        fresh_hits = await answers([examples[i] for i, _ in hits], [text for _, text in hits], "probe", 1)
-        for (i, _), episode in zip(hits, fresh_hits, strict=True):
+        held = [(i, text) for i in tried for text in hits[i]]
+        fresh_hits = await answers([examples[i] for i, _ in held], [text for _, text in held], "probe", 1)
+        for (i, _), episode in zip(held, fresh_hits, strict=True):
             repeated[i].append(episode)
-    return Asked(examples, raw, groups, again, repeated)
+    rng, moves = random.Random(config.seed), []
+    for i in (i for i in tried if hits[i]):
+        others = [j for j in tried if j != i]
+        moves += [(i, j, text) for j, text in zip(rng.sample(others, min(MOVES, len(others))), cycle(hits[i]))]
+    moved: list[list[Episode]] = [[] for _ in examples]
+    elsewhere = await answers([examples[j] for _, j, _ in moves], [text for *_, text in moves], "probe", 2)
+    for (i, *_), episode in zip(moves, elsewhere, strict=True):
+        moved[i].append(episode)
+    return Asked(examples, raw, groups, again, repeated, moved)
+
+
+def _right(episode: Episode) -> bool:
+    return (correct(episode) or 0.0) >= RIGHT
 
 
 def _some(episodes: list[Episode]) -> list[Episode]:
@@ -157,15 +176,30 @@ def _some(episodes: list[Episode]) -> list[Episode]:
     return episodes
 
 
-def solved(config: TrainConfig, wrong: float, hits: Sequence[int], trials: Sequence[int]) -> float:
-    """Questions for which the run will find an instruction that works: those of its warm start, and those that RL sees in its groups."""
-    rates, warm = mixture(hits, trials), config.teacher.warm_start
-    found = warm.questions * rates.found(warm.samples) if warm is not None else 0.0
-    args = trl_config(config, Path(os.devnull))
+def finds(config: TrainConfig) -> list[tuple[float, int]]:
+    """(questions, instructions a question) of the warm start, and of RL's groups."""
+    warm, args = config.teacher.warm_start, trl_config(config, Path(os.devnull))
     group = int(args.num_generations or 1)
     batch = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
-    seen = (config.max_steps or 0) * batch / group
-    return wrong * (found + seen * rates.found(group))
+    groups = ((config.max_steps or 0) * batch / group, group)
+    return [groups] if warm is None else [(float(warm.questions), warm.samples), groups]
+
+
+def counts(config: TrainConfig, asked: Asked) -> list[Tried]:
+    """What the probe saw of each question whose raw answer could be judged."""
+    fresh = samples_of(config)
+    found = []
+    for i, episode in enumerate(asked.raw):
+        if (raw := correct(episode)) is None:
+            continue
+        scored = [one for one in asked.groups[i] if correct(one) is not None]
+        again = None if (again_of := asked.again[i]) is None else correct(again_of)
+        found.append(Tried(
+            raw=raw, trials=len(scored), hits=sum(map(_right, scored)), repeated=sum(map(_right, asked.repeated[i])) if fresh else None,
+            again=round(AGAIN * (again or 0.0)), fresh=0 if again is None else AGAIN,
+            moved=sum(map(_right, asked.moved[i])), moves=len(asked.moved[i]),
+        ))  # fmt: skip
+    return found
 
 
 def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]:
@@ -176,22 +210,15 @@ def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]
         raise RunError("probe: fewer than two questions could be judged")
     before = [grade for i in known if (grade := correct(asked.raw[i])) is not None]
     grades = [[correct(episode) for episode in asked.groups[i]] for i in known]
-    scored = [[grade for grade in row if grade is not None] for row in grades]
     first = [[grade for grade in row[:samples] if grade is not None] for row in grades if row]  # later ones were chosen for having missed
     flat = [grade for row in first for grade in row]
-    hits, trials = [round(sum(row)) for row in scored], [len(row) for row in scored]
     best = statistics.fmean(max(row, default=0.0) for row in first) if first else 0.0
     mean = statistics.fmean(flat) if flat else 0.0
     low, high = wilson(sum(before), len(before), alpha)
     written = [(asked.examples[i], episode.instruction) for i in known for episode in asked.groups[i][:samples]]
     total = max(1, len(written))
-    fresh: dict[str, Any] = {}
-    if samples_of(config):
-        fresh["again"] = [(correct(episode) or 0.0) if (episode := asked.again[i]) is not None else 0.0 for i in known]
-        fresh["repeated"] = [_mean([correct(episode) for episode in asked.repeated[i]]) for i in known]
-    could = reachable(before, hits, trials, alpha=alpha, **fresh)
-    wrong = [i for i, grade in enumerate(before) if grade < RIGHT]
-    will = solved(config, len(wrong) / len(before), [hits[i] for i in wrong], [trials[i] for i in wrong])
+    tried, found_by = counts(config, asked), finds(config)
+    told = outlook(tried, found_by, alpha=alpha)
     queries = [asked.examples[i].query for i in known]
     texts = [[episode.instruction.text for episode in asked.groups[i]] for i in known]
     sure = learnable(queries, before, texts, grades, alpha=alpha)
@@ -210,17 +237,15 @@ def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]
         "silent": sum(not text.text for _, text in written) / total,
         "ill_formed": sum(not well_formed(text) for _, text in written) / total,
         "answering": answering,
-        "solved": round(will, 1),
-        "predicted_gain": predicted(could, will).model_dump(),
-        "reachable_gain": could.model_dump(),
+        "solved": round(told.solved, 1),
+        "lessons": round(told.lessons, 1),
+        "predicted_gain": told.predicted.model_dump(),
+        "reachable_gain": told.reachable.model_dump(),
         "learnable_gain": sure.model_dump(),
-        "verdict": verdict(could, sure, answering),
+        "verdict": verdict(told.reachable, sure, answering),
+        "finds": found_by,
+        "counts": [list(one.model_dump().values()) for one in tried],
     }
-
-
-def _mean(grades: Sequence[float | None]) -> float | None:
-    known = [grade for grade in grades if grade is not None]
-    return statistics.fmean(known) if known else None
 
 
 def verdict(could: Estimate, sure: Estimate, answering: float) -> str:
@@ -258,6 +283,7 @@ def show(found: dict[str, Any], asked: Asked) -> None:
         ("head-room (best minus mean)", f"{found['headroom']:+.1%}"),
         ("questions whose answer depends on the instruction", f"{found['sensitivity']:.0%}"),
         ("instructions: silent / ill-formed / answering", f"{found['silent']:.0%} / {found['ill_formed']:.0%} / {found['answering']:.0%}"),
+        ("instructions it takes to serve all questions", f"{found['lessons']:.0f}"),
         ("calls that failed", str(found["failed"])),
         ("gain within reach, if the right one is always chosen (upper bound)", interval(found["reachable_gain"], "+")),
         ("gain that this run will reach", interval(found["predicted_gain"], "+")),

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from benchmarks import dial_report
-from benchmarks.dial import SEEDS, cells, pack
+from benchmarks.dial import SEEDS, cells, pack, packed, recount
 from benchmarks.dial_report import against, bits, fit, half_learnt, headline, of_kind, outcome, spread, surface, tally
 from benchmarks.dial_worlds import CALIBRATION, CALIBRATION_MIXES, MIXES, WORLDS
 from benchmarks.results_file import load_runs
-from evaluation.headroom import HALF_LEARNT
+from evaluation.headroom import HALF_LEARNT, Tried, outlook
 from teacher.train import read_config
 
 
@@ -54,8 +54,7 @@ def row(world, seed, predicted, raw, trained, *, null=False, verdict="train: go"
         name: {"right": [sum(of) / len(of)] * 3, "gain": [gain, gain - 0.1, gain + 0.1], "bits": pack(of), "tokens": 10.0}
         for name, of in (("raw", raw), ("trained", trained))
     }
-    solved = 3 * HALF_LEARNT  # of which a teacher gets three quarters
-    probe = {"reachable_gain": dict.fromkeys(("value", "low", "high"), predicted / 0.75), "solved": solved, "verdict": verdict}
+    probe = {"predicted_gain": dict.fromkeys(("value", "low", "high"), predicted), "verdict": verdict}
     return {"kind": "trained", "world": world, "seed": seed, "null": null, "ceiling": 0.5, "probe": probe, "arms": arms, "requests": {}}
 
 
@@ -76,15 +75,23 @@ def test_the_fit_is_about_the_prediction_itself():
 
 def test_the_constant_is_found_again_where_the_curve_holds():
     made = [row("most-student", seed, 0.0, [False] * 8, [True] * 4 + [False] * 4) for seed in range(2)]
-    for run, solved in zip(made, (100.0, 300.0), strict=True):
-        run["probe"]["solved"], run["probe"]["reachable_gain"]["value"] = solved, 0.5 * (solved + 40) / solved
-    assert half_learnt(made) == 40
+    for run, solved, lessons in zip(made, (100.0, 300.0), (2.0, 5.0), strict=True):
+        run["probe"] |= {"solved": solved, "lessons": lessons, "reachable_gain": {"value": 0.5 * (solved + 12.5 * lessons) / solved}}
+    assert half_learnt(made) == 12.5
 
 
 def test_the_constant_of_the_learning_curve_is_what_the_calibration_says() -> None:
     rows = of_kind(load_runs("dial"), "calibration")
     assert {row["world"] for row in rows} == {world.name for world in CALIBRATION}
     assert half_learnt(rows) == HALF_LEARNT
+
+
+def test_a_probe_is_counted_again_from_what_its_row_keeps():
+    tried = [Tried(raw=0.0, trials=8, hits=k, moved=k % 2, moves=3) for k in (0, 1, 2, 3, 1)] + [Tried(raw=1.0)] * 5
+    told = outlook(tried, [(400.0, 16)])
+    found = recount({"counts": packed(tried), "finds": [[400.0, 16]], "calls": 7})
+    assert found["reachable_gain"] == told.reachable.model_dump() and found["predicted_gain"] == told.predicted.model_dump()
+    assert (found["calls"], found["solved"], found["lessons"]) == (7, round(told.solved, 1), round(told.lessons, 1))
 
 
 def test_differences_are_paired_by_question_and_seeds_of_a_question_stay_together():

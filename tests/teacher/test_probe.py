@@ -27,6 +27,7 @@ def test_on_the_lab_there_is_much_to_learn(runs, capsys):
     probe = found(runs)
     assert (probe["questions"], probe["questions_raw"], probe["samples"], probe["failed"]) == (96, 192, 6, 0)
     assert 96 * 8 < probe["calls"] < 96 * (2 + 2 * 6), "what is right raw or hit is not asked for more"
+    assert len(probe["counts"]) == 192 and 2 < probe["lessons"] < 12, "twelve procedures, some more often than others"
     assert probe["predicted_gain"]["low"] > 0.1 and probe["verdict"].startswith("train")
     assert probe["learnable_gain"]["value"] < probe["predicted_gain"]["value"] < probe["reachable_gain"]["value"]
     assert probe["best_of_n"] - probe["untrained"] == pytest.approx(probe["headroom"])
@@ -44,7 +45,7 @@ def test_on_the_dial_0_world_there_is_nothing(runs, capsys):
 
 def test_it_asks_a_twentieth_of_the_run_and_no_more(runs, capsys):
     assert main(["--dry-run"]) == 0
-    assert capsys.readouterr().out.strip() == "96 questions, 1728 calls at most"
+    assert capsys.readouterr().out.strip() == "96 questions, 2016 calls at most"
     assert main([*TINY, "--samples=8"]) == 2
     assert "a probe asks at most 5% of the run's 298 calls, which is 0 questions" in capsys.readouterr().err
     assert main(["--samples=1"]) == 2
@@ -66,7 +67,7 @@ def test_the_verdict_says_what_to_do():
 def test_samples_that_vote_are_counted(runs, capsys):
     """5 % of the run's calls hold fewer questions where each costs more of them."""
     assert main(["--dry-run", "--samples=8", "--reward.kind=consistency", "--reward.consistency.samples=4"]) == 0
-    assert capsys.readouterr().out.strip() == f"96 questions, {96 * (2 + 2 * 8 + 2 * 4)} calls at most"
+    assert capsys.readouterr().out.strip() == f"96 questions, {96 * (2 + 2 * 8 + 3 + 2 * 4)} calls at most"
     config = resolve(TrainConfig.model_validate({"reward": {"kind": "consistency", "consistency": {"samples": 4, "on": "instruction"}}}))
-    assert calls_a_question(config, 8) == 18 + 4 * 18
+    assert calls_a_question(config, 8) == 21 + 4 * 21
     assert size(config, 40) * calls_a_question(config, 40) <= 0.05 * dry_run(config)["student_calls_at_most"]["total"]
