@@ -212,13 +212,14 @@ def _look(
     mixed, share = found.mixture, len(wrong) / len(tried)
     if mixed.share == 1.0 or (not greedy and by_luck(trials, hits, repeated, again, fresh, found.loss)):
         return [0.0, 0.0, 0.0, 1.0], found.theta
-    before = np.where(fresh > 0, again / np.maximum(1, fresh), raw)
-    reach = max(0.0, share * float(np.mean(np.array(found.served) * (mixed.good - before))))
-    solved = share * sum(questions * mixed.found(samples) for questions, samples in finds)
     own = 1.0 if greedy else float(repeated.sum() / hits.sum())
     common = (moved.sum() / max(1.0, moves.sum()) - mixed.luck) / max(own - mixed.luck, 1e-9)
-    lessons = 1 / float(np.clip(common, 1 / MOST_LESSONS, 1.0))
-    return [reach, reach * solved / (solved + HALF_LEARNT * lessons) if solved else 0.0, solved, lessons], found.theta
+    common = float(np.clip(common, 1 / MOST_LESSONS, 1.0))
+    worth = mixed.good - np.where(fresh > 0, again / np.maximum(1, fresh), raw)
+    # What one instruction serves is within reach, however rarely it was sampled.
+    reach = max(0.0, share * max(float(np.mean(np.array(found.served) * worth)), common * float(worth.mean())))
+    solved = share * sum(questions * mixed.found(samples) for questions, samples in finds)
+    return [reach, reach * solved / (solved + HALF_LEARNT / common) if solved else 0.0, solved, 1 / common], found.theta
 
 
 def outlook(tried: Sequence[Tried], finds: Sequence[tuple[float, int]], *, alpha: float = 0.05, seed: int = 0) -> Outlook:
