@@ -200,8 +200,8 @@ def predict_anew(jobs: int, cache: str) -> None:
         tasks = [pool.submit(recount, r["probe"]) if "counts" in r["probe"] else pool.submit(ask_again, r, cache) for r in asked]
         for run, task in zip(asked, tasks, strict=True):
             run["probe"], run["probe_commit"] = task.result(), commit
-            save(NAME, headline=headline(runs), runs=runs, commit=commit)
             print(json.dumps(say(run)), flush=True)
+    save(NAME, headline=headline(runs), runs=runs, commit=commit)  # at once: a headline of half old and half new ones would be neither
 
 
 def _rivals(flags: list[str]) -> dict[str, Any]:
