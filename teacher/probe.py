@@ -57,6 +57,8 @@ MOVES = 3
 """Other questions that were wrong raw, asked under the hits of a question: how many different instructions there are to learn."""
 WORTH = 0.02
 """Two points of gain: less is not worth a hop before the model."""
+MUCH = 0.1
+"""Ten points: where so much may be within reach, chance as the likelier explanation is no reason to stop asking."""
 
 
 def samples_of(config: TrainConfig) -> bool:
@@ -252,7 +254,7 @@ def verdict(could: Estimate, sure: Estimate, answering: float) -> str:
     """One sentence that begins with what to do."""
     if could.high < WORTH:
         return "do not train: hardly a question that is wrong raw is right under any instruction of this teacher"
-    if could.value < WORTH:
+    if could.value < WORTH and could.high < MUCH:
         return "do not train: what is right under an instruction was right by chance, and is not when it is asked again"
     if answering > 0.5:
         return "do not train yet: most instructions state an answer; change teacher.template, and set reward.leakage_penalty"

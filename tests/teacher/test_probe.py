@@ -58,6 +58,7 @@ def test_the_verdict_says_what_to_do():
     nothing, much, maybe = (Estimate(value=v, low=low, high=high) for v, low, high in [(0, 0, 0.01), (0.4, 0.3, 0.5), (0.1, 0.0, 0.2)])
     assert verdict(nothing, nothing, 0.0).startswith("do not train: hardly a question")
     assert verdict(Estimate(value=0.01, low=0.0, high=0.04), nothing, 0.0).startswith("do not train: what is right under an instruction")
+    assert verdict(Estimate(value=0.0, low=0.0, high=0.5), nothing, 0.0).startswith("unclear: the gain within reach may be nothing")
     assert verdict(much, much, 0.6).startswith("do not train yet: most instructions state an answer")
     assert verdict(maybe, nothing, 0.0).startswith("unclear")
     assert verdict(much, maybe, 0.0).startswith("unclear: some instruction of each question hits, by merit or by chance")
