@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.dial_report import headline, write_page
 from benchmarks.dial_worlds import CALIBRATION, WORLDS, Dialled, evenly
 from benchmarks.results_file import load_runs, save
-from evaluation.headroom import Tried, outlook
+from evaluation.headroom import Estimate, Tried, outlook
 from teacher.run_directory import git_commit
 
 NAME = "dial"
@@ -180,6 +180,8 @@ def ask_again(cell: dict[str, Any], cache: str) -> dict[str, Any]:
 
 def recount(probe: dict[str, Any]) -> dict[str, Any]:
     """A probe with the estimates that are made of its counts today."""
+    from teacher.probe import verdict
+
     fields = list(Tried.model_fields)
     tried = [
         Tried.model_validate({name: None if part == "-" else float(part) for name, part in zip(fields, row.split(), strict=True)})
@@ -189,6 +191,7 @@ def recount(probe: dict[str, Any]) -> dict[str, Any]:
     return {
         **probe, "solved": round(told.solved, 1), "lessons": round(told.lessons, 1), "predicted_gain": told.predicted.model_dump(),
         "reachable_gain": told.reachable.model_dump(),
+        "verdict": verdict(told.reachable, Estimate(**probe["learnable_gain"]), probe["answering"], luck=told.luck),
     }  # fmt: skip
 
 

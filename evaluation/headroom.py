@@ -1,9 +1,9 @@
 """What sampled instructions say about a teacher that is not trained yet: how far they move the student, and what could be learnt from it.
 
-Each question was answered raw and under N sampled instructions. Estimates of the gain over raw, none of which trains anything:
+Questions were answered raw, and half of them under sampled instructions. Estimates of the gain over raw, none of which trains anything:
 
-    reachable    what a question's best instruction is worth over raw, whether a sample of it was found or not. What perfect choice
-                 would win.
+    reachable    what an instruction that serves a question is worth over raw, over all questions that are wrong raw and that some
+                 instruction serves, whether it was sampled or not. What perfect choice would win there.
     predicted    the reachable gain times K / (K + K0 H), a learning curve over the K questions for which the run will find an
                  instruction that works, where it takes H different ones to serve them all. K0 is one constant, which
                  `benchmarks.dial` fits on worlds of their own.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,10 @@ from exchange.records import Record
 
 FOLDS = 10
 RESAMPLES = 100
-HALF_LEARNT = 36.0
-MOST_LESSONS = 50
+HALF_LEARNT = 16.6
+"""K0: solved questions for each different instruction after which a teacher has learnt half of what is within reach. Least squares over the
+fifteen worlds of the dial's calibration (`benchmarks/results/dial.json`); without one of them it is 14.6 to 18.2."""
+MOST_LESSONS = 50.0
 """H at the most: so rarely does an instruction serve another question that a probe cannot tell how rarely."""
 SHARPNESS = 4
 """Power of the cosine similarities in the kernel: texts of one kind weigh much more than loosely related ones."""
@@ -79,13 +82,20 @@ class Mixture(Record):
         """The share of all questions for which so many trials hold a good instruction."""
         if self.share == 1.0 or not trials:
             return 0.0
-        missed = np.exp(special.betaln(self.a, self.b + trials) - special.betaln(self.a, self.b))
-        return float((1 - self.share) * (1 - missed))
+        return float((1 - self.share) * (1 - np.exp(_log_weights(self.a, self.b)) @ (1 - RATES) ** trials))
 
 
 _ROOT = (np.arange(100) + 0.5) / 100
 RATES = _ROOT**2
 """Where the rate of good instructions is looked at: closest near 0."""
+
+
+def _log_weights(a: float, b: float) -> Floats:
+    """Of Beta(a, b) at RATES; what lies nearer to 0 or 1 than those is counted there."""
+    log_w = (a - 1) * np.log(RATES) + (b - 1) * np.log1p(-RATES) + np.log(_ROOT)
+    return np.asarray(log_w - special.logsumexp(log_w), dtype=np.float64)
+
+
 CENTRE, WEIGHT = np.array([0.0, 0.5, 2.0, 1.0, -2.0]), np.array([0.005, 0.02, 0.02, 0.02, 0.02])
 """A weak prior on (logit π, ln a, ln b, logit good, logit luck/good), which keeps them finite where all questions are alike."""
 BOUNDS = [(-9, 9), (-4, 6), (-4, 6), (-3, 6), (-6, 3)]
@@ -103,8 +113,7 @@ def minus_log_likelihood(theta: Floats, rows: Floats, many: Floats, *, greedy: b
     good = 1.0 if greedy else special.expit(theta[3])
     luck = 0.0 if greedy else good * part
     at = np.concatenate([[0.0], RATES])  # the first: no instruction is good
-    log_w = (a - 1) * np.log(RATES) + (b - 1) * np.log1p(-RATES) + np.log(_ROOT)
-    log_w -= special.logsumexp(log_w)
+    log_w = _log_weights(a, b)
     w = np.exp(log_w)
     missed = at * (1 - good) + (1 - at) * (1 - luck)
     lasted = at * good**2 + (1 - at) * luck**2
@@ -122,14 +131,14 @@ def minus_log_likelihood(theta: Floats, rows: Floats, many: Floats, *, greedy: b
     slope[2] = b * (many @ (held @ (of_b - w @ of_b)))
     if not greedy:
         part_of = np.column_stack([1 - some, held])
-        by_good = (-at, 2 * at * good, at * (1 - 2 * good))
-        by_luck = (at - 1, 2 * (1 - at) * luck, (1 - at) * (1 - 2 * luck))
+        per_good = (-at, 2 * at * good, at * (1 - 2 * good))
+        per_luck = (at - 1, 2 * (1 - at) * luck, (1 - at) * (1 - 2 * luck))
         to_good, to_luck = (
             sum(
                 many @ (part_of * count[:, None] * (change / chance)).sum(axis=1)
                 for (count, chance), change in zip(seen, changes, strict=True)
             )
-            for changes in (by_good, by_luck)
+            for changes in (per_good, per_luck)
         )
         slope[3] = to_good * good * (1 - good) + to_luck * luck * (1 - good)
         slope[4] = to_luck * luck * (1 - part)
@@ -198,47 +207,70 @@ class Outlook(Record):
     solved: float
     """K, questions for which the run will find an instruction that works."""
     lessons: float
-    """H, how many different instructions serve all questions: one over the probability that what serves one serves another (the Hill
-    number of order 2; Hill 1973, Ecology 54(2), https://doi.org/10.2307/1934352)."""
+    """H, how many different instructions serve all that can be served: one over the probability that what serves one question serves
+    another (the Hill number of order 2; Hill 1973, Ecology 54(2), https://doi.org/10.2307/1934352)."""
+    luck: bool
+    """Whether a student's slips alone explain the hits."""
 
 
-def _look(
-    tried: Floats, finds: Sequence[tuple[float, int]], *, greedy: bool, start: list[float] | None = None
-) -> tuple[list[float], list[float]]:
-    """([reachable, predicted, solved, lessons], theta of the fit) of rows of counts."""
+class _Look(NamedTuple):
+    reach: float
+    told: float
+    solved: float
+    lessons: float
+    luck: bool
+    theta: list[float]
+
+
+def _look(tried: Floats, finds: Sequence[tuple[float, int]], *, greedy: bool, start: list[float] | None = None) -> _Look:
+    """What rows of counts say."""
     wrong = tried[tried[:, 0] < 0.5]
     raw, trials, hits, repeated, again, fresh, moved, moves = wrong[wrong[:, 1] > 0].T
     found = fit(trials, hits, None if greedy else repeated, start)
     mixed, share = found.mixture, len(wrong) / len(tried)
-    if mixed.share == 1.0 or (not greedy and by_luck(trials, hits, repeated, again, fresh, found.loss)):
-        return [0.0, 0.0, 0.0, 1.0], found.theta
-    own = 1.0 if greedy else float(repeated.sum() / hits.sum())
-    common = (moved.sum() / max(1.0, moves.sum()) - mixed.luck) / max(own - mixed.luck, 1e-9)
-    common = float(np.clip(common, 1 / MOST_LESSONS, 1.0))
+    luck = not greedy and bool(hits.any()) and by_luck(trials, hits, repeated, again, fresh, found.loss)
+    if luck or mixed.share == 1.0:
+        return _Look(0.0, 0.0, 0.0, 1.0, luck, found.theta)
     worth = mixed.good - np.where(fresh > 0, again / np.maximum(1, fresh), raw)
+    common, at_least = _common(hits, hits if greedy else repeated, moved, moves, mixed.luck)
     # What one instruction serves is within reach, however rarely it was sampled.
-    reach = max(0.0, share * max(float(np.mean(np.array(found.served) * worth)), common * float(worth.mean())))
+    reach = max(0.0, share * max(float(np.mean(np.array(found.served) * worth)), at_least * float(worth.mean())))
+    lessons = min(MOST_LESSONS, max(1.0, max(1 - mixed.share, at_least) / max(common, 1e-9)))
     solved = share * sum(questions * mixed.found(samples) for questions, samples in finds)
-    return [reach, reach * solved / (solved + HALF_LEARNT / common) if solved else 0.0, solved, 1 / common], found.theta
+    return _Look(reach, reach * solved / (solved + HALF_LEARNT * lessons) if solved else 0.0, solved, lessons, luck, found.theta)
+
+
+def _common(hits: Floats, repeated: Floats, moved: Floats, moves: Floats, luck: float) -> tuple[float, float]:
+    """The probability that what serves one question serves another, and one that it exceeds in 95 of 100 probes.
+
+    A moved instruction is right as often as its hits are a second time where it serves, and by luck where it does not. The bound is that of
+    Agresti and Coull (1998, https://doi.org/10.2307/2685469), one-sided, over questions: the moves of one go together.
+    """
+    if not moves.any():
+        return 1.0, 0.0
+    own = float((moves * repeated / np.maximum(1, hits)).sum() / moves.sum())
+    common = float(np.clip((moved.sum() / moves.sum() - luck) / max(own - luck, 1e-9), 0.0, 1.0))
+    n = (moves > 0).sum() + 1.645**2
+    centre = ((moves > 0).sum() * common + 1.645**2 / 2) / n
+    return common, max(0.0, centre - 1.645 * np.sqrt(centre * (1 - centre) / n))
 
 
 def outlook(tried: Sequence[Tried], finds: Sequence[tuple[float, int]], *, alpha: float = 0.05, seed: int = 0) -> Outlook:
     """Gain within reach and gain to be reached, over raw; intervals by bootstrap over questions.
 
     `finds`: (questions, instructions a question) of each of the ways in which the run will look for instructions that work. A question
-    that is right raw needs none, so what could be gained there of a student that slips is not counted.
+    that is right raw needs none, so what could be gained there of a student that slips is not counted. The intervals leave out how well
+    K0 is known.
     """
     greedy = all(one.repeated is None for one in tried)
     rows = np.array([list(one.model_dump().values()) for one in tried], dtype=float)
-    (reach, told, solved, lessons), theta = _look(rows, finds, greedy=greedy)
+    seen = _look(rows, finds, greedy=greedy)
     rng = np.random.default_rng(seed)
-    draws = np.array([
-        _look(rows[rng.integers(0, len(rows), len(rows))], finds, greedy=greedy, start=theta)[0][:2] for _ in range(RESAMPLES)
-    ])  # fmt: skip
-    low, high = np.quantile(draws, [alpha / 2, 1 - alpha / 2], axis=0)
+    again = [_look(rows[rng.integers(0, len(rows), len(rows))], finds, greedy=greedy, start=seen.theta) for _ in range(RESAMPLES)]
+    low, high = np.quantile([(look.reach, look.told) for look in again], [alpha / 2, 1 - alpha / 2], axis=0)
     return Outlook(
-        reachable=Estimate(value=reach, low=low[0], high=high[0]), predicted=Estimate(value=told, low=low[1], high=high[1]),
-        solved=solved, lessons=lessons,
+        reachable=Estimate(value=seen.reach, low=low[0], high=high[0]), predicted=Estimate(value=seen.told, low=low[1], high=high[1]),
+        solved=seen.solved, lessons=seen.lessons, luck=seen.luck,
     )  # fmt: skip
 
 

@@ -98,12 +98,18 @@ def questions_a_batch(args: Any) -> int:
     return int(args.generation_batch_size // args.num_generations)
 
 
-def training_questions(config: TrainConfig) -> int:
-    """Training questions that a run can use: those of its warm start and of all batches that it generates, at most all there are."""
+def generated_questions(config: TrainConfig) -> int:
+    """Questions in all batches that a run generates; one that comes again counts again."""
     args = trl_config(config, Path(os.devnull))
     batches = math.ceil((config.max_steps or 0) * args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
+    questions: int = batches * questions_a_batch(args)
+    return questions
+
+
+def training_questions(config: TrainConfig) -> int:
+    """Training questions that a run can use: those of its warm start and of all batches that it generates, at most all there are."""
     warm = config.teacher.warm_start.questions if config.teacher.warm_start is not None else 0
-    needed: int = max(warm, batches * questions_a_batch(args), questions_a_batch(args))
+    needed = max(warm, generated_questions(config), questions_a_batch(trl_config(config, Path(os.devnull))))
     return min(config.task.train_size, needed)
 
 

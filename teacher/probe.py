@@ -1,9 +1,9 @@
 """`python -m teacher.probe [CONFIG.yaml] [--a.b=value ...]`: before spending, is there something to learn?
 
 Asks the student a few questions raw and under instructions of the untrained teacher, at most a twentieth of what the run would ask, and
-says how far instructions move the student, what gain the run will reach, and whether to train. Nothing is trained. What is wrong raw and
-under all of a question's instructions gets more of them, in waves, until one hits; hits are tried on other questions; of a student that
-samples, raw answers and hits are asked again. Answers are cached, so the run does not pay for them again where it asks the same.
+says how far instructions move the student, what gain the run will reach, and whether to train. What is wrong raw and under all of a
+question's instructions gets more of them, once; hits are tried on other questions; of a student that samples, raw answers and hits are
+asked again. Answers are cached, so the run does not pay for them again where it asks the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import random
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -31,7 +32,7 @@ from rewards.rubric import Rubric, check_reward
 from rewards.shape import leaks
 from student_clients import sampling
 from tasks import TASKS, answer_type_of
-from teacher.algorithms import trl_config
+from teacher.algorithms import generated_questions, trl_config
 from teacher.arms import untrained_policy
 from teacher.config import TrainConfig
 from teacher.drafts import drafted
@@ -97,7 +98,7 @@ class Asked:
     raw: list[Episode]
     groups: list[list[Episode]]
     """Under sampled instructions; the last questions have none, being asked raw alone."""
-    again: list[Episode | None]
+    again: list[list[Episode]]
     """Fresh raw answers of questions that were wrong, where the student samples."""
     repeated: list[list[Episode]]
     """Fresh answers under the instructions that hit, likewise."""
@@ -109,11 +110,13 @@ class Asked:
         return [episode for group in self.groups for episode in group]
 
     @property
+    def episodes(self) -> list[Episode]:
+        return [*self.raw, *(episode for row in (*self.groups, *self.again, *self.repeated, *self.moved) for episode in row)]
+
+    @property
     def calls(self) -> int:
         """Answers that were asked for, those that voted on others left out."""
-        fresh = [episode for episode in self.again if episode is not None]
-        more = [episode for rows in (self.repeated, self.moved) for row in rows for episode in row]
-        return sum(len(e.completions) or 1 for e in (*self.raw, *self.instructed, *fresh, *more))
+        return sum(len(episode.completions) or 1 for episode in self.episodes)
 
 
 async def ask(config: TrainConfig, questions: int, samples: int, student: StudentClient, reward: Rubric) -> Asked:
@@ -125,45 +128,53 @@ async def ask(config: TrainConfig, questions: int, samples: int, student: Studen
     params = sampling(config.student)
     if config.variant == "three_step":
         examples = await drafted(examples, student=student, params=params)
+    fresh = samples_of(config)
+    asked_before: Counter[tuple[str, str]] = Counter()
 
-    async def answers(asked: Sequence[Example], texts: Sequence[Instruction], arm: str, first: int = 0, times: int = 1) -> list[Episode]:
+    async def answers(asked: Sequence[Example], texts: Sequence[Instruction], arm: str, times: int = 1) -> list[Episode]:
+        """Of a student that samples each is an answer of its own, though the same is asked again."""
+        first = []
+        for example, text in zip(asked, texts, strict=True):
+            first.append(asked_before[example.id, text.text] if fresh else 0)
+            asked_before[example.id, text.text] += times
         return await all_of(
-            run_episode(example, text, arm=arm, student=student, params=params, reward=reward, samples=times, sample_index=first)
-            for example, text in zip(asked, texts, strict=True)
+            run_episode(example, text, arm=arm, student=student, params=params, reward=reward, samples=times, sample_index=index)
+            for example, text, index in zip(asked, texts, first, strict=True)
         )
 
     silence = Instruction(text="", source="silence")
     raw = _some(await answers(examples, [silence] * len(examples), "raw"))
     wrong = {i for i, episode in enumerate(raw) if correct(episode) is not None and not _right(episode)}
-    groups: list[list[Episode]] = [[] for _ in examples]
+    groups, again, repeated, moved = ([list[Episode]() for _ in examples] for _ in range(4))
     left = list(range(min(questions, len(examples))))
     for _ in range(DEEPER):
         asked = [i for i in left for _ in range(samples)]
         if not asked:
             break
         texts = await policy.instruct([examples[i].public() for i in asked])
-        for i, episode in zip(asked, _some(await answers([examples[i] for i in asked], texts, "probe")), strict=True):
+        for i, episode in zip(asked, await answers([examples[i] for i in asked], texts, "probe"), strict=True):
             groups[i].append(episode)
+        _some([episode for group in groups for episode in group])
         left = [i for i in left if i in wrong and not any(map(_right, groups[i]))]
     tried = [i for i in sorted(wrong) if groups[i]]
     hits = {i: [episode.instruction for episode in groups[i] if _right(episode)] for i in tried}
-    again: list[Episode | None] = [None] * len(examples)
-    repeated: list[list[Episode]] = [[] for _ in examples]
-    if samples_of(config):
-        for i, fresh in zip(tried, await answers([examples[i] for i in tried], [silence] * len(tried), "raw", 1, AGAIN), strict=True):
-            again[i] = fresh
-        held = [(i, text) for i in tried for text in hits[i]]
-        fresh_hits = await answers([examples[i] for i, _ in held], [text for _, text in held], "probe", 1)
-        for (i, _), episode in zip(held, fresh_hits, strict=True):
-            repeated[i].append(episode)
+
+    async def ask_more(into: list[list[Episode]], pairs: Sequence[tuple[int, int, Instruction]], arm: str, times: int = 1) -> None:
+        """`into`[i] gets the answers to question j under a text, of each (i, j, text)."""
+        for (i, *_), episode in zip(
+            pairs, await answers([examples[j] for _, j, _ in pairs], [text for *_, text in pairs], arm, times), strict=True
+        ):
+            into[i].append(episode)
+
+    if fresh:
+        await ask_more(again, [(i, i, silence) for i in tried], "raw", AGAIN)
+        await ask_more(repeated, [(i, i, text) for i in tried for text in hits[i]], "probe")
     rng, moves = random.Random(config.seed), []
     for i in (i for i in tried if hits[i]):
         others = [j for j in tried if j != i]
         moves += [(i, j, text) for j, text in zip(rng.sample(others, min(MOVES, len(others))), cycle(hits[i]))]
-    moved: list[list[Episode]] = [[] for _ in examples]
-    elsewhere = await answers([examples[j] for _, j, _ in moves], [text for *_, text in moves], "probe", 2)
-    for (i, *_), episode in zip(moves, elsewhere, strict=True):
-        moved[i].append(episode)
+    await ask_more(moved, moves, "probe")
+    _some([episode for row in (*repeated, *moved) for episode in row])
     return Asked(examples, raw, groups, again, repeated, moved)
 
 
@@ -180,10 +191,8 @@ def _some(episodes: list[Episode]) -> list[Episode]:
 
 def finds(config: TrainConfig) -> list[tuple[float, int]]:
     """(questions, instructions a question) of the warm start, and of RL's groups."""
-    warm, args = config.teacher.warm_start, trl_config(config, Path(os.devnull))
-    group = int(args.num_generations or 1)
-    batch = int(args.per_device_train_batch_size) * int(args.gradient_accumulation_steps)
-    groups = ((config.max_steps or 0) * batch / group, group)
+    warm, group = config.teacher.warm_start, int(trl_config(config, Path(os.devnull)).num_generations or 1)
+    groups = (float(min(generated_questions(config), config.task.train_size)), group)
     return [groups] if warm is None else [(float(warm.questions), warm.samples), groups]
 
 
@@ -194,12 +203,14 @@ def counts(config: TrainConfig, asked: Asked) -> list[Tried]:
     for i, episode in enumerate(asked.raw):
         if (raw := correct(episode)) is None:
             continue
-        scored = [one for one in asked.groups[i] if correct(one) is not None]
-        again = None if (again_of := asked.again[i]) is None else correct(again_of)
+        trials, again, twice, moved = (
+            [e for e in rows[i] if correct(e) is not None] for rows in (asked.groups, asked.again, asked.repeated, asked.moved)
+        )
+        hits, right_again = sum(map(_right, trials)), sum(map(_right, twice))
+        unsaid = hits - len(twice) if fresh and raw < RIGHT else 0  # hits that could not be judged again are no trials
         found.append(Tried(
-            raw=raw, trials=len(scored), hits=sum(map(_right, scored)), repeated=sum(map(_right, asked.repeated[i])) if fresh else None,
-            again=round(AGAIN * (again or 0.0)), fresh=0 if again is None else AGAIN,
-            moved=sum(map(_right, asked.moved[i])), moves=len(asked.moved[i]),
+            raw=raw, trials=len(trials) - unsaid, hits=hits - unsaid, repeated=right_again if fresh else None, fresh=AGAIN * len(again),
+            again=sum(round(AGAIN * (correct(e) or 0.0)) for e in again), moved=sum(map(_right, moved)), moves=len(moved),
         ))  # fmt: skip
     return found
 
@@ -218,8 +229,7 @@ def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]
     mean = statistics.fmean(flat) if flat else 0.0
     low, high = wilson(sum(before), len(before), alpha)
     written = [(asked.examples[i], episode.instruction) for i in known for episode in asked.groups[i][:samples]]
-    total = max(1, len(written))
-    tried, found_by = counts(config, asked), finds(config)
+    total, tried, found_by = max(1, len(written)), counts(config, asked), finds(config)
     told = outlook(tried, found_by, alpha=alpha)
     queries = [asked.examples[i].query for i in known]
     texts = [[episode.instruction.text for episode in asked.groups[i]] for i in known]
@@ -230,7 +240,7 @@ def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]
         "questions_raw": len(known),
         "samples": samples,
         "calls": asked.calls,
-        "failed": sum(episode.error is not None for episode in (*asked.raw, *asked.instructed)),
+        "failed": sum(episode.error is not None for episode in asked.episodes),
         "raw": {"mean": statistics.fmean(before), "low": low, "high": high},
         "untrained": mean,
         "best_of_n": best,
@@ -244,18 +254,18 @@ def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]
         "predicted_gain": told.predicted.model_dump(),
         "reachable_gain": told.reachable.model_dump(),
         "learnable_gain": sure.model_dump(),
-        "verdict": verdict(told.reachable, sure, answering),
+        "verdict": verdict(told.reachable, sure, answering, luck=told.luck),
         "finds": found_by,
         "counts": [list(one.model_dump().values()) for one in tried],
     }
 
 
-def verdict(could: Estimate, sure: Estimate, answering: float) -> str:
-    """One sentence that begins with what to do."""
-    if could.high < WORTH:
-        return "do not train: hardly a question that is wrong raw is right under any instruction of this teacher"
-    if could.value < WORTH and could.high < MUCH:
+def verdict(could: Estimate, sure: Estimate, answering: float, *, luck: bool = False) -> str:
+    """One sentence that begins with what to do. `luck`: the student's slips alone explain what was right."""
+    if could.high < MUCH and luck:
         return "do not train: what is right under an instruction was right by chance, and is not when it is asked again"
+    if could.high < WORTH or (could.value < WORTH and could.high < MUCH):
+        return "do not train: hardly a question that is wrong raw is right under any instruction of this teacher"
     if answering > 0.5:
         return "do not train yet: most instructions state an answer; change teacher.template, and set reward.leakage_penalty"
     if could.low < WORTH:
@@ -285,9 +295,9 @@ def show(found: dict[str, Any], asked: Asked) -> None:
         ("head-room (best minus mean)", f"{found['headroom']:+.1%}"),
         ("questions whose answer depends on the instruction", f"{found['sensitivity']:.0%}"),
         ("instructions: silent / ill-formed / answering", f"{found['silent']:.0%} / {found['ill_formed']:.0%} / {found['answering']:.0%}"),
-        ("instructions it takes to serve all questions", f"{found['lessons']:.0f}"),
+        ("instructions it takes to serve all questions", f"{found['lessons']:.0f}" if found["solved"] else "–"),
         ("calls that failed", str(found["failed"])),
-        ("gain within reach, if the right one is always chosen (upper bound)", interval(found["reachable_gain"], "+")),
+        ("gain within reach on what is wrong raw, if the right one is always chosen", interval(found["reachable_gain"], "+")),
         ("gain that this run will reach", interval(found["predicted_gain"], "+")),
         ("gain that similar questions already teach (lower bound)", interval(found["learnable_gain"], "+")),
     ]
@@ -326,7 +336,7 @@ def body(argv: list[str] | None) -> int:
     found = report(config, asked, samples=args.samples)
     run = asking.directory
     write_json(run.path / "probe.json", found)
-    run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in (*asked.raw, *asked.instructed)))
+    run.append("episodes.jsonl", *({"step": 0, **episode.model_dump(mode="json")} for episode in asked.episodes))
     show(found, asked)
     print(f"probe: {run.path / 'probe.json'}")
     return 0

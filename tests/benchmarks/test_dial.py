@@ -8,6 +8,7 @@ from benchmarks.dial import SEEDS, cells, pack, packed, recount
 from benchmarks.dial_report import against, bits, fit, half_learnt, headline, of_kind, outcome, spread, surface, tally
 from benchmarks.dial_worlds import CALIBRATION, CALIBRATION_MIXES, MIXES, WORLDS
 from benchmarks.results_file import load_runs
+from evaluation import headroom
 from evaluation.headroom import HALF_LEARNT, Tried, outlook
 from teacher.train import read_config
 
@@ -80,16 +81,26 @@ def test_the_constant_is_found_again_where_the_curve_holds():
     assert half_learnt(made) == 12.5
 
 
-def test_the_constant_of_the_learning_curve_is_what_the_calibration_says() -> None:
+def test_the_constant_of_the_learning_curve_is_what_the_calibration_says_and_every_prediction_has_it() -> None:
     rows = of_kind(load_runs("dial"), "calibration")
+    for probe in (run["probe"] for run in load_runs("dial") if "probe" in run):
+        k, h = probe["solved"], probe["lessons"]
+        learnt = k / (k + HALF_LEARNT * h) if k else 0.0
+        assert probe["predicted_gain"]["value"] == pytest.approx(probe["reachable_gain"]["value"] * learnt, abs=2e-3)
     assert {row["world"] for row in rows} == {world.name for world in CALIBRATION}
     assert half_learnt(rows) == HALF_LEARNT
 
 
-def test_a_probe_is_counted_again_from_what_its_row_keeps():
-    tried = [Tried(raw=0.0, trials=8, hits=k, moved=k % 2, moves=3) for k in (0, 1, 2, 3, 1)] + [Tried(raw=1.0)] * 5
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_probe_is_counted_again_from_what_its_row_keeps(greedy, monkeypatch):
+    monkeypatch.setattr(headroom, "RESAMPLES", 10)
+    seen = [(0, None), (1, None), (2, None), (3, None)] if greedy else [(0, 0), (1, 1), (2, 1), (3, 3)]
+    tried = [Tried(raw=0.0, trials=8, hits=k, repeated=twice, again=0, fresh=0 if greedy else 3, moved=k % 2, moves=3) for k, twice in seen]
+    tried += [Tried(raw=1.0, repeated=None if greedy else 0)] * 5
     told = outlook(tried, [(400.0, 16)])
-    found = recount({"counts": packed(tried), "finds": [[400.0, 16]], "calls": 7})
+    old = {"calls": 7, "verdict": "train: of old", "answering": 0.0, "learnable_gain": {"value": 0.0, "low": 0.0, "high": 0.0}}
+    found = recount({**old, "counts": packed(tried), "finds": [[400.0, 16]]})
+    assert not found["verdict"].endswith("of old")
     assert found["reachable_gain"] == told.reachable.model_dump() and found["predicted_gain"] == told.predicted.model_dump()
     assert (found["calls"], found["solved"], found["lessons"]) == (7, round(told.solved, 1), round(told.lessons, 1))
 

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
+from evaluation import headroom
 from evaluation.headroom import CENTRE, HALF_LEARNT, MOST_LESSONS, Mixture, Tried, fit, learnable, minus_log_likelihood, outlook
 
 FINDS = [(400.0, 16), (144.0, 12)]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(headroom, "RESAMPLES", 30)
 
 
 def tried(hits, trials, raw=0.0, **more):
@@ -23,7 +29,7 @@ def simulated(rng, n, *, share, good, luck, again, a=2.0, b=8.0, trials=8, kinds
         hit = rng.random(trials) < np.where(merit, good, luck)
         lasting = rng.random(hit.sum()) < np.where(merit[hit], good, luck)
         moves = 3 * bool(hit.any())
-        served = (rng.random(moves) < (1 - share) / kinds) & np.resize(merit[hit], moves)
+        served = (rng.random(moves) < (1 - share) / kinds) & np.resize(merit[hit], moves)  # of the others a share is served by nothing
         moved = int((rng.random(moves) < np.where(served, good, luck)).sum())
         raws = int(rng.binomial(3, again))
         more = {"repeated": int(lasting.sum()), "again": raws, "fresh": 3, "moved": moved, "moves": moves}
@@ -80,7 +86,7 @@ def test_rare_hits_on_every_question_are_within_reach():
 def test_a_hit_that_is_worth_no_more_than_raw_when_asked_again_was_luck():
     rng = np.random.default_rng(7)
     luck = outlook(simulated(rng, 100, share=1.0, good=0.0, luck=0.3, again=0.3), FINDS)
-    assert luck.reachable.value == luck.predicted.value == 0.0
+    assert luck.luck and luck.reachable.value == luck.predicted.value == 0.0
 
 
 @pytest.mark.parametrize(("good", "luck"), [(0.85, 0.02), (0.6, 0.05)])
@@ -96,10 +102,12 @@ def test_how_many_instructions_serve_all_is_seen_by_moving_them():
     one, five = (outlook(simulated(rng, 400, share=0.0, good=0.8, luck=0.02, again=0.02, kinds=kinds), FINDS) for kinds in (1, 5))
     assert one.lessons == pytest.approx(1.0, abs=0.25) and five.lessons == pytest.approx(5.0, abs=1.5)
     assert one.predicted.value / one.reachable.value > five.predicted.value / five.reachable.value
+    half = outlook(simulated(rng, 400, share=0.5, good=0.8, luck=0.02, again=0.02, kinds=1), FINDS)
+    assert half.lessons == pytest.approx(1.0, abs=0.5), "what nothing serves is no lesson"
     nowhere = outlook(tried([2] * 40, [8] * 40, moved=0, moves=3), FINDS)
     assert nowhere.lessons == MOST_LESSONS
     everywhere = outlook(tried([2] * 40, [8] * 40, moved=3, moves=3), FINDS)
-    assert everywhere.lessons == 1.0
+    assert everywhere.lessons == 1.0 and outlook(tried([2], [8]), FINDS).lessons == 1.0, "one question: nowhere to move to"
     k = everywhere.solved
     assert everywhere.predicted.value == pytest.approx(everywhere.reachable.value * k / (k + HALF_LEARNT))
 
@@ -116,7 +124,11 @@ def test_trials_that_end_at_the_first_hit_leave_the_mixture_as_it_is():
 
 
 def test_what_a_run_finds():
-    assert Mixture(share=0.5, a=1.0, b=1.0).found(1) == pytest.approx(0.25)
+    assert Mixture(share=0.5, a=1.0, b=1.0).found(1) == pytest.approx(0.25, abs=1e-3)
+    rates = np.random.default_rng(6).beta(0.3, 0.6, 3_000)  # works always or never
+    seen = np.random.default_rng(6).binomial(8, rates)
+    found = fit(np.full(3_000, 8.0), seen.astype(float), None).mixture
+    assert found.found(16) == pytest.approx((1 - (1 - rates) ** 16).mean(), abs=0.03)
     assert Mixture(share=1.0, a=1.0, b=1.0).found(9) == Mixture(share=0.0, a=1.0, b=1.0).found(0) == 0.0
     assert outlook(tried([4] * 20, [8] * 20), [(100.0, 0)]).solved == outlook(tried([4] * 20, [8] * 20), []).predicted.value == 0.0
 

@@ -1,13 +1,19 @@
 """The probe on the lab world: where there is much to teach, where there is nothing, and what it costs."""
 
 import json
+from collections import Counter
 
 import pytest
 
+from benchmarks.dial_worlds import WORLDS
 from evaluation.headroom import Estimate
+from exchange.command import RunError
+from rewards.episode import correct
+from student_clients.errors import StudentUnreachable
 from teacher.config import TrainConfig, resolve
-from teacher.probe import calls_a_question, main, size, verdict
-from teacher.train import dry_run
+from teacher.evaluate import Asking
+from teacher.probe import ask, calls_a_question, counts, main, report, size, verdict
+from teacher.train import dry_run, read_config
 from tests.teacher.test_train_lab import TINY
 
 
@@ -43,6 +49,55 @@ def test_on_the_dial_0_world_there_is_nothing(runs, capsys):
     assert found(runs)["predicted_gain"]["high"] < 0.02
 
 
+class Flaky:
+    """A student whose every third fresh answer fails."""
+
+    def __init__(self, student):
+        self.student, self.name, self.asked, self.fresh, self.failed = student, student.name, Counter(), 0, 0
+
+    async def complete(self, messages, params, *, n=1, sample_index=0):
+        self.asked[str(messages), sample_index] += 1
+        self.fresh += sample_index > 0
+        if sample_index > 0 and self.fresh % 3 == 0:
+            self.failed += 1
+            raise StudentUnreachable("nobody there")
+        return await self.student.complete(messages, params, n=n, sample_index=sample_index)
+
+    async def aclose(self):
+        await self.student.aclose()
+
+
+def test_of_a_student_that_samples_fresh_answers_are_asked_and_what_fails_is_no_wrong_answer(runs):
+    world = next(world for world in WORLDS if world.name == "one-h0n1")
+    config = read_config(None, [*world.flags(), "--student.max_tokens=64"])
+    asking = Asking(config)
+    student = Flaky(asking.panel.student)
+    asked = asking(lambda: ask(config, 24, 6, student, asking.panel.reward))
+    assert asked.calls <= 24 * calls_a_question(config, 6) and set(student.asked.values()) == {1}, "each answer is one of its own"
+    probe = report(config, asked, samples=6)
+    assert probe["failed"] == student.failed > 0
+    tried = [one for one in counts(config, asked) if one.raw < 0.5 and one.trials]
+    failed = [sum(correct(e) is None for e in row) for row in (asked.repeated[i] for i in range(48)) if row]
+    hits = sum(correct(e) == 1.0 for i in range(24) if correct(asked.raw[i]) == 0.0 for e in asked.groups[i])
+    assert sum(one.hits for one in tried) == hits - sum(failed), "a hit that could not be judged again is no trial"
+    assert sum(one.moves for one in tried) == sum(correct(e) is not None for row in asked.moved for e in row)
+    rate = sum(one.repeated for one in tried) / sum(one.hits for one in tried)
+    assert rate > 0.6, "of a student that follows and slips on 15 %"
+    assert probe["reachable_gain"]["value"] > 0.5 and probe["lessons"] < 2 and probe["verdict"].startswith(("train", "unclear"))
+
+
+def test_where_every_call_fails_the_probe_says_so_and_not_that_nothing_is_to_be_gained(runs):
+    config = read_config(None, ["--student.max_tokens=64"])
+    asking = Asking(config)
+
+    class Down(Flaky):
+        async def complete(self, messages, params, *, n=1, sample_index=0):
+            raise StudentUnreachable("nobody there")
+
+    with pytest.raises(RunError, match="probe: every student call failed"):
+        asking(lambda: ask(config, 4, 2, Down(asking.panel.student), asking.panel.reward))
+
+
 def test_it_asks_a_twentieth_of_the_run_and_no_more(runs, capsys):
     assert main(["--dry-run"]) == 0
     assert capsys.readouterr().out.strip() == "96 questions, 2016 calls at most"
@@ -57,7 +112,8 @@ def test_it_asks_a_twentieth_of_the_run_and_no_more(runs, capsys):
 def test_the_verdict_says_what_to_do():
     nothing, much, maybe = (Estimate(value=v, low=low, high=high) for v, low, high in [(0, 0, 0.01), (0.4, 0.3, 0.5), (0.1, 0.0, 0.2)])
     assert verdict(nothing, nothing, 0.0).startswith("do not train: hardly a question")
-    assert verdict(Estimate(value=0.01, low=0.0, high=0.04), nothing, 0.0).startswith("do not train: what is right under an instruction")
+    assert verdict(Estimate(value=0.01, low=0.0, high=0.04), nothing, 0.0).startswith("do not train: hardly a question")
+    assert verdict(nothing, nothing, 0.0, luck=True).startswith("do not train: what is right under an instruction was right by chance")
     assert verdict(Estimate(value=0.0, low=0.0, high=0.5), nothing, 0.0).startswith("unclear: the gain within reach may be nothing")
     assert verdict(much, much, 0.6).startswith("do not train yet: most instructions state an answer")
     assert verdict(maybe, nothing, 0.0).startswith("unclear")
