@@ -87,6 +87,8 @@ def headline(runs: Rows) -> dict[str, Any]:
     }
     if len(measured) > 1:
         found |= fit(measured)
+    if len(later := [run for run in measured if run.get("later")]) > 1:
+        found |= {"later_cells": len(later), **{f"later_{name}": value for name, value in fit(later).items()}}
     if calibrated := of_kind(runs, "calibration"):
         found["half_learnt"] = half_learnt(calibrated)
     null = [run for run in measured if run["null"]]
@@ -189,6 +191,8 @@ def summary(runs: Rows) -> str:
         ("R² of predicted against realised gain", f"{found.get('r2', math.nan):.3f}", "0.9"),
         ("median error, points", f"{found.get('median_error_points', math.nan):.1f}", "5"),
         ("predicted minus realised, mean, points", f"{found.get('bias_points', math.nan):+.1f}", ""),
+        (f"R² of the {found.get('later_cells', 0)} cells trained later (below)", f"{found.get('later_r2', math.nan):.3f}", "0.9"),
+        ("their median error, points", f"{found.get('later_median_error_points', math.nan):.1f}", "5"),
         ("no head-room: the probe says do not train", null, "90 %"),
         ("no head-room: the gain's interval holds 0", holds, "all"),
         ("no head-room: mean gain, points", f"{found.get('null_gain', math.nan):+.1f}", "0"),

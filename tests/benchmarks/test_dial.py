@@ -71,6 +71,9 @@ def test_the_fit_is_about_the_prediction_itself():
     came, told = np.array([0.6, 0.4, 0.0]), np.array([0.5, 0.5, 0.0])
     assert found["r2"] == pytest.approx(1 - ((came - told) ** 2).sum() / ((came - came.mean()) ** 2).sum(), abs=1e-3)
     assert found["median_error_points"] == pytest.approx(10.0)
+    assert "later_r2" not in headline(ROWS)
+    later = headline([*ROWS, *({**run, "later": True} for run in ROWS[:2])])
+    assert later["later_cells"] == 2 and later["later_median_error_points"] == pytest.approx(10.0)
     assert headline(ROWS)["null_says_do_not_train"] == headline(ROWS)["null_interval_holds_0"] == 1
 
 
