@@ -178,20 +178,25 @@ def ask_again(cell: dict[str, Any], cache: str) -> dict[str, Any]:
             return _probe([*world.flags(), *SETTINGS, f"--seed={cell['seed']}"])
 
 
-def recount(probe: dict[str, Any]) -> dict[str, Any]:
-    """A probe with the estimates that are made of its counts today."""
-    from teacher.probe import verdict
+def recount(run: dict[str, Any]) -> dict[str, Any]:
+    """A cell's probe with the estimates that are made of its counts today, and with the gain predicted from the first of its questions
+    alone, as many as a twentieth of the cell's run pays for."""
+    from teacher.probe import size, verdict
+    from teacher.train import read_config
 
-    fields = list(Tried.model_fields)
+    probe, fields = run["probe"], list(Tried.model_fields)
     tried = [
         Tried.model_validate({name: None if part == "-" else float(part) for name, part in zip(fields, row.split(), strict=True)})
         for row in probe["counts"]
     ]
-    told = outlook(tried, [tuple(find) for find in probe["finds"]])
+    finds = [tuple(find) for find in probe["finds"]]
+    told = outlook(tried, finds)
+    few = size(read_config(None, [*world_of(run["world"]).flags(), *SETTINGS]), PROBED[1])
     return {
         **probe, "solved": round(told.solved, 1), "lessons": round(told.lessons, 1), "predicted_gain": told.predicted.model_dump(),
         "reachable_gain": told.reachable.model_dump(),
         "verdict": verdict(told.reachable, Estimate(**probe["learnable_gain"]), probe["answering"], luck=told.luck),
+        "few": few, "predicted_by_few": outlook(tried[:few] + tried[PROBED[0] :][:few], finds).predicted.value,
     }  # fmt: skip
 
 
@@ -200,7 +205,7 @@ def predict_anew(jobs: int, cache: str) -> None:
     runs, commit = load_runs(NAME), git_commit()
     asked = [run for run in runs if "probe" in run]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=begin) as pool:
-        tasks = [pool.submit(recount, r["probe"]) if "counts" in r["probe"] else pool.submit(ask_again, r, cache) for r in asked]
+        tasks = [pool.submit(recount, r) if "counts" in r["probe"] else pool.submit(ask_again, r, cache) for r in asked]
         for run, task in zip(asked, tasks, strict=True):
             run["probe"], run["probe_commit"] = task.result(), commit
             print(json.dumps(say(run)), flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -61,9 +61,9 @@ def half_learnt(runs: Rows) -> float:
     return float(min(grid, key=lambda k0: float(((came - could * k / (k + k0 * h)) ** 2).sum())))
 
 
-def fit(runs: Rows) -> dict[str, float]:
+def fit(runs: Rows, told_by: Callable[[dict[str, Any]], float] = lambda run: told_of(run).value) -> dict[str, float]:
     """How well the prediction met what came: R² about the line predicted = realised (1 - SS_res / SS_tot), errors in points."""
-    told = np.array([told_of(run).value for run in runs])
+    told = np.array([told_by(run) for run in runs])
     came = np.array([run["arms"]["trained"]["gain"][0] for run in runs])
     errors = 100 * np.abs(told - came)
     total = float(((came - came.mean()) ** 2).sum())
@@ -87,6 +87,8 @@ def headline(runs: Rows) -> dict[str, Any]:
     }
     if len(measured) > 1:
         found |= fit(measured)
+        if all("few" in run["probe"] for run in measured):
+            found |= {f"few_{name}": value for name, value in fit(measured, lambda run: float(run["probe"]["predicted_by_few"])).items()}
     if len(later := [run for run in measured if run.get("later")]) > 1:
         found |= {"later_cells": len(later), **{f"later_{name}": value for name, value in fit(later).items()}}
     if calibrated := of_kind(runs, "calibration"):
@@ -191,6 +193,8 @@ def summary(runs: Rows) -> str:
         ("R² of predicted against realised gain", f"{found.get('r2', math.nan):.3f}", "0.9"),
         ("median error, points", f"{found.get('median_error_points', math.nan):.1f}", "5"),
         ("predicted minus realised, mean, points", f"{found.get('bias_points', math.nan):+.1f}", ""),
+        ("by a probe of a twentieth of each run's calls: R²", f"{found.get('few_r2', math.nan):.3f}", ""),
+        ("its median error, points", f"{found.get('few_median_error_points', math.nan):.1f}", ""),
         (f"R² of the {found.get('later_cells', 0)} cells trained later (below)", f"{found.get('later_r2', math.nan):.3f}", "0.9"),
         ("their median error, points", f"{found.get('later_median_error_points', math.nan):.1f}", "5"),
         ("no head-room: the probe says do not train", null, "90 %"),

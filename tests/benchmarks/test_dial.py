@@ -102,7 +102,8 @@ def test_a_probe_is_counted_again_from_what_its_row_keeps(greedy, monkeypatch):
     tried += [Tried(raw=1.0, repeated=None if greedy else 0)] * 5
     told = outlook(tried, [(400.0, 16)])
     old = {"calls": 7, "verdict": "train: of old", "answering": 0.0, "learnable_gain": {"value": 0.0, "low": 0.0, "high": 0.0}}
-    found = recount({**old, "counts": packed(tried), "finds": [[400.0, 16]]})
+    found = recount({"world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
+    assert found["few"] == 21 and found["predicted_by_few"] == pytest.approx(told.predicted.value)
     assert not found["verdict"].endswith("of old")
     assert found["reachable_gain"] == told.reachable.model_dump() and found["predicted_gain"] == told.predicted.model_dump()
     assert (found["calls"], found["solved"], found["lessons"]) == (7, round(told.solved, 1), round(told.lessons, 1))
