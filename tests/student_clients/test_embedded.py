@@ -14,7 +14,7 @@ import pytest
 
 from exchange.protocols import SamplingParams
 from exchange.records import Message
-from student_clients import embedded, errors
+from student_clients import embedded, embedded_decoding, errors
 from student_clients.embedded import EmbeddedStudent
 from student_clients.embedded_decoding import Row
 from student_clients.ledger import CountingStudent
@@ -49,8 +49,9 @@ def generated_one_by_one(folder: Path, texts: list[str]) -> list[str]:
     return expected
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_batches_give_what_generate_gives_one_by_one(tiny_model: Path, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "room"), [(1, 32), (5, 32), (64, 32), (64, 1), (5, 3)])
+def test_batches_give_what_generate_gives_one_by_one(tiny_model: Path, batch_size: int, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_decoding, "ROOM", room)
     expected = generated_one_by_one(tiny_model, TEXTS)
     assert len(set(expected)) == len(TEXTS)
     student = EmbeddedStudent(tiny_model, batch_size=batch_size)
