@@ -163,9 +163,9 @@ def _probe(flags: list[str]) -> dict[str, Any]:
     return {**found, "counts": packed(counts(config, asked))}
 
 
-def packed(tried: Sequence[Tried]) -> list[str]:
-    """A line a question."""
-    return [" ".join("-" if part is None else f"{part:g}" for part in one.model_dump().values()) for one in tried]
+def packed(tried: Sequence[Tried]) -> str:
+    """The counts of all questions in a line."""
+    return "; ".join(" ".join("-" if part is None else f"{part:g}" for part in one.model_dump().values()) for one in tried)
 
 
 def ask_again(cell: dict[str, Any], cache: str) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def recount(run: dict[str, Any]) -> dict[str, Any]:
     probe, fields = run["probe"], list(Tried.model_fields)
     tried = [
         Tried.model_validate({name: None if part == "-" else float(part) for name, part in zip(fields, row.split(), strict=True)})
-        for row in probe["counts"]
+        for row in probe["counts"].split("; ")
     ]
     finds = [tuple(find) for find in probe["finds"]]
     told = outlook(tried, finds)
