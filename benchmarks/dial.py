@@ -112,6 +112,9 @@ def run_cell(cell: dict[str, Any], cache: str) -> dict[str, Any]:
                 found = _rivals(flags) if cell["kind"] == "rivals" else _taught(flags, cell["kind"])
             except RunError as error:
                 raise RuntimeError(f"{cell}: {error}") from None
+    if "probe" in found:
+        found["probe"] = recount({**cell, **found})
+        found["forecast"] = found["probe"]["predicted_gain"]["value"]
     return {**cell, "null": world.null, "ceiling": world.ceiling, "n": TESTED, **found, "cpu_s": round(time.process_time() - started, 1)}
 
 
@@ -175,7 +178,7 @@ def ask_again(cell: dict[str, Any], cache: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as runs, open(os.devnull, "w") as nowhere:
         os.environ["WST_RUNS_DIR"] = runs
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            return _probe([*world.flags(), *SETTINGS, f"--seed={cell['seed']}"])
+            return recount({**cell, "probe": _probe([*world.flags(), *SETTINGS, f"--seed={cell['seed']}"])})
 
 
 def recount(run: dict[str, Any]) -> dict[str, Any]:

@@ -246,6 +246,7 @@ def _common(hits: Floats, repeated: Floats, moved: Floats, moves: Floats, luck: 
     A moved instruction is right as often as its hits are a second time where it serves, and by luck where it does not. The bound is that of
     Agresti and Coull (1998, https://doi.org/10.2307/2685469), one-sided, over questions: the moves of one go together.
     """
+    moves, moved = moves * (hits > 0), moved * (hits > 0)  # a hit that could not be judged again is none
     if not moves.any():
         return 1.0, 0.0
     own = float((moves * repeated / np.maximum(1, hits)).sum() / moves.sum())

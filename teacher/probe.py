@@ -26,7 +26,7 @@ from exchange.command import RunError, run_command
 from exchange.protocols import StudentClient
 from exchange.records import Episode, Example, Instruction
 from exchange.settings import SettingError, parse_known
-from rewards.episode import all_of, correct, run_episode
+from rewards.episode import all_of, correct, request, run_episode
 from rewards.format import well_formed
 from rewards.rubric import Rubric, check_reward
 from rewards.shape import leaks
@@ -129,14 +129,14 @@ async def ask(config: TrainConfig, questions: int, samples: int, student: Studen
     if config.variant == "three_step":
         examples = await drafted(examples, student=student, params=params)
     fresh = samples_of(config)
-    asked_before: Counter[tuple[str, str]] = Counter()
+    asked_before: Counter[str] = Counter()
 
     async def answers(asked: Sequence[Example], texts: Sequence[Instruction], arm: str, times: int = 1) -> list[Episode]:
-        """Of a student that samples each is an answer of its own, though the same is asked again."""
-        first = []
+        first = []  # of a student that samples each is an answer of its own, though the same is asked again
         for example, text in zip(asked, texts, strict=True):
-            first.append(asked_before[example.id, text.text] if fresh else 0)
-            asked_before[example.id, text.text] += times
+            prompt = repr(request(example, text, params)[0])  # what the guard refuses reaches the student as silence
+            first.append(asked_before[prompt] if fresh else 0)
+            asked_before[prompt] += times
         return await all_of(
             run_episode(example, text, arm=arm, student=student, params=params, reward=reward, samples=times, sample_index=index)
             for example, text, index in zip(asked, texts, first, strict=True)
@@ -295,7 +295,7 @@ def show(found: dict[str, Any], asked: Asked) -> None:
         ("head-room (best minus mean)", f"{found['headroom']:+.1%}"),
         ("questions whose answer depends on the instruction", f"{found['sensitivity']:.0%}"),
         ("instructions: silent / ill-formed / answering", f"{found['silent']:.0%} / {found['ill_formed']:.0%} / {found['answering']:.0%}"),
-        ("instructions it takes to serve all questions", f"{found['lessons']:.0f}" if found["solved"] else "–"),
+        ("instructions it takes to serve all that can be served", f"{found['lessons']:.0f}" if found["solved"] else "–"),
         ("calls that failed", str(found["failed"])),
         ("gain within reach on what is wrong raw, if the right one is always chosen", interval(found["reachable_gain"], "+")),
         ("gain that this run will reach", interval(found["predicted_gain"], "+")),

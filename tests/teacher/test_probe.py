@@ -56,7 +56,7 @@ class Flaky:
         self.student, self.name, self.asked, self.fresh, self.failed = student, student.name, Counter(), 0, 0
 
     async def complete(self, messages, params, *, n=1, sample_index=0):
-        self.asked[str(messages), sample_index] += 1
+        self.asked.update((str(messages), sample_index + k) for k in range(n))
         self.fresh += sample_index > 0
         if sample_index > 0 and self.fresh % 3 == 0:
             self.failed += 1
