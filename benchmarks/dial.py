@@ -47,7 +47,7 @@ SETTINGS = [
     "--teacher.warm_start.questions=400", "--teacher.warm_start.samples=16", "--max_steps=12", "--trl.per_device_train_batch_size=144",
     "--eval.every=6", "--task.validation_size=150", f"--eval.n={TESTED}", "--eval.include=[majority]", "--student.max_tokens=64",
 ]  # fmt: skip
-"""A quarter of the demo's run: 4,000 to 6,500 student requests instead of 21,000."""
+"""A quarter of the demo's run: 2,900 to 7,600 student requests instead of 21,000."""
 SEARCH_CALLS = 5000
 """Of best_static and of the router, each: about what the teacher's training requests."""
 ARMS = ("raw", "static", "majority", "untrained", "sft", "trained", "oracle")
