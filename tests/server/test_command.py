@@ -31,6 +31,8 @@ from tests.server.fakes import FakePolicy, FakeTeacher
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_MODEL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 import sys
 import server.__main__ as command
 from exchange.command import run_command
