@@ -103,10 +103,9 @@ def run_cell(cell: dict[str, Any], cache: str) -> dict[str, Any]:
     from exchange.command import RunError
 
     world, started = world_of(cell["world"]), time.process_time()
-    os.environ.update(WST_CACHE_DIR=f"{cache}/{world.name}")
     flags = [*world.flags(), *SETTINGS, f"--seed={cell['seed']}"]
     with tempfile.TemporaryDirectory() as runs, open(os.devnull, "w") as nowhere:
-        os.environ["WST_RUNS_DIR"] = runs
+        os.environ.update(WST_CACHE_DIR=f"{cache}/{world.name}", WST_RUNS_DIR=runs)
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             try:
                 found = _rivals(flags) if cell["kind"] == "rivals" else _taught(flags, cell["kind"])
@@ -151,34 +150,20 @@ def _taught(flags: list[str], kind: str) -> dict[str, Any]:
 
 def _probe(flags: list[str]) -> dict[str, Any]:
     """What the probe says, and how many answers it asked for."""
-    import torch
-
     from teacher.evaluate import Asking
     from teacher.probe import ask, counts, report
     from teacher.train import read_config
 
     questions, samples = PROBED
     config = read_config(None, flags)
-    torch.manual_seed(config.seed)
     asking = Asking(config)
     asked = asking(lambda: ask(config, questions, samples, asking.panel.student, asking.panel.reward))
-    found = report(config, asked, samples=samples)
-    return {**found, "counts": packed(counts(config, asked))}
+    return {**report(config, asked, samples=samples), "counts": packed(counts(config, asked))}
 
 
 def packed(tried: Sequence[Tried]) -> str:
     """The counts of all questions in a line."""
     return "; ".join(" ".join("-" if part is None else f"{part:g}" for part in one.model_dump().values()) for one in tried)
-
-
-def ask_again(cell: dict[str, Any], cache: str) -> dict[str, Any]:
-    """The probe of a cell anew; what it asks does not depend on what was trained since."""
-    world = world_of(cell["world"])
-    os.environ.update(WST_CACHE_DIR=f"{cache}/{world.name}")
-    with tempfile.TemporaryDirectory() as runs, open(os.devnull, "w") as nowhere:
-        os.environ["WST_RUNS_DIR"] = runs
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            return recount({**cell, "probe": _probe([*world.flags(), *SETTINGS, f"--seed={cell['seed']}"])})
 
 
 def recount(run: dict[str, Any]) -> dict[str, Any]:
@@ -203,12 +188,12 @@ def recount(run: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict_anew(jobs: int, cache: str) -> None:
-    """All predictions by today's estimators: a cell without counts asks its probe again, the others are counted again."""
+def predict_anew(jobs: int) -> None:
+    """All predictions by today's estimators, of the counts that were kept."""
     runs, commit = load_runs(NAME), git_commit()
     asked = [run for run in runs if "probe" in run]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=begin) as pool:
-        tasks = [pool.submit(recount, r) if "counts" in r["probe"] else pool.submit(ask_again, r, cache) for r in asked]
+        tasks = [pool.submit(recount, run) for run in asked]
         for run, task in zip(asked, tasks, strict=True):
             run["probe"], run["probe_commit"] = task.result(), commit
             print(json.dumps(say(run)), flush=True)
@@ -286,7 +271,7 @@ def main() -> int:
         return 0
     if args.predict:
         os.environ["OMP_NUM_THREADS"] = "1"
-        predict_anew(args.jobs, args.cache)
+        predict_anew(args.jobs)
     elif not args.report:
         os.environ["OMP_NUM_THREADS"] = "1"
         measure(todo, args.jobs, args.cache, time.monotonic() + args.seconds)

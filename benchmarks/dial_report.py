@@ -89,10 +89,8 @@ def headline(runs: Rows) -> dict[str, Any]:
     }
     if len(measured) > 1:
         found |= fit(measured)
-        if all("few" in run["probe"] for run in measured):
-            found |= {f"few_{name}": value for name, value in fit(measured, lambda run: float(run["probe"]["predicted_by_few"])).items()}
-        if all("forecast" in run for run in measured):
-            found |= {f"forecast_{name}": value for name, value in fit(measured, lambda run: float(run["forecast"])).items()}
+        found |= {f"few_{name}": value for name, value in fit(measured, lambda run: float(run["probe"]["predicted_by_few"])).items()}
+        found |= {f"forecast_{name}": value for name, value in fit(measured, lambda run: float(run["forecast"])).items()}
     if calibrated := of_kind(runs, "calibration"):
         found["half_learnt"] = half_learnt(calibrated)
     null = [run for run in measured if run["null"]]

@@ -58,6 +58,10 @@ class Dialled:
         return f"{self.mix}-{self.student}" if self.habit is None else f"{self.mix}-h{self.habit}n{self.noise}"
 
     @property
+    def families(self) -> dict[str, float]:
+        return {**MIXES, **CALIBRATION_MIXES}[self.mix]
+
+    @property
     def null(self) -> bool:
         """Whether there is no head-room by construction: no instruction is followed, or every question is right raw."""
         return self.mix == "none" or (self.habit is not None and HABIT[self.habit] == 1.0)
@@ -67,13 +71,12 @@ class Dialled:
         """The gain of a perfect teacher with a student that is exactly what its header says; None where there is no header."""
         if self.habit is None or self.noise is None:
             return None
-        weights = {**MIXES, **CALIBRATION_MIXES}[self.mix]
-        wrong = sum(weight for key, weight in weights.items() if key not in RIGHT_RAW) / sum(weights.values())
+        wrong = sum(weight for key, weight in self.families.items() if key not in RIGHT_RAW) / sum(self.families.values())
         return wrong * (1 - HABIT[self.habit]) * (1 - NOISE[self.noise])
 
     def flags(self) -> list[str]:
         """What makes it this world, as flags of `teacher.train`."""
-        flags = ["--task.families=" + json.dumps({**MIXES, **CALIBRATION_MIXES}[self.mix])]
+        flags = ["--task.families=" + json.dumps(self.families)]
         if self.habit is None or self.noise is None:
             return [*flags, f"--student.model=lab:arithmetic/{self.student}"]
         return [

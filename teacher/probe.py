@@ -121,6 +121,9 @@ class Asked:
 
 async def ask(config: TrainConfig, questions: int, samples: int, student: StudentClient, reward: Rubric) -> Asked:
     """Ask `questions` under `samples` instructions each, more where none hits, and RAW_TIMES as many raw."""
+    import torch
+
+    torch.manual_seed(config.seed)  # the untrained teacher samples its instructions
     examples = TASKS[config.task.name].load(config.task, "train", RAW_TIMES * questions)
     check_reward(config.reward, examples)
     policy = untrained_policy(config, config.teacher.model)
@@ -131,49 +134,42 @@ async def ask(config: TrainConfig, questions: int, samples: int, student: Studen
     fresh = samples_of(config)
     asked_before: Counter[str] = Counter()
 
-    async def answers(asked: Sequence[Example], texts: Sequence[Instruction], arm: str, times: int = 1) -> list[Episode]:
+    async def put(into: list[list[Episode]], asked: Sequence[tuple[int, int, Instruction]], arm: str, times: int = 1) -> None:
+        """`into`[i] gets the answers to question j under a text, of each (i, j, text)."""
         first = []  # of a student that samples each is an answer of its own, though the same is asked again
-        for example, text in zip(asked, texts, strict=True):
-            prompt = repr(request(example, text, params)[0])  # what the guard refuses reaches the student as silence
+        for _, j, text in asked:
+            prompt = repr(request(examples[j], text, params)[0])  # what the guard refuses reaches the student as silence
             first.append(asked_before[prompt] if fresh else 0)
             asked_before[prompt] += times
-        return await all_of(
-            run_episode(example, text, arm=arm, student=student, params=params, reward=reward, samples=times, sample_index=index)
-            for example, text, index in zip(asked, texts, first, strict=True)
+        episodes = await all_of(
+            run_episode(examples[j], text, arm=arm, student=student, params=params, reward=reward, samples=times, sample_index=index)
+            for (_, j, text), index in zip(asked, first, strict=True)
         )
+        for (i, *_), episode in zip(asked, episodes, strict=True):
+            into[i].append(episode)
 
     silence = Instruction(text="", source="silence")
-    raw = _some(await answers(examples, [silence] * len(examples), "raw"))
+    raws, groups, again, repeated, moved = ([list[Episode]() for _ in examples] for _ in range(5))
+    await put(raws, [(i, i, silence) for i in range(len(examples))], "raw")
+    raw = _some([episode for row in raws for episode in row])
     wrong = {i for i, episode in enumerate(raw) if correct(episode) is not None and not _right(episode)}
-    groups, again, repeated, moved = ([list[Episode]() for _ in examples] for _ in range(4))
     left = list(range(min(questions, len(examples))))
     for _ in range(DEEPER):
-        asked = [i for i in left for _ in range(samples)]
-        if not asked:
-            break
-        texts = await policy.instruct([examples[i].public() for i in asked])
-        for i, episode in zip(asked, await answers([examples[i] for i in asked], texts, "probe"), strict=True):
-            groups[i].append(episode)
+        if asked := [i for i in left for _ in range(samples)]:
+            texts = await policy.instruct([examples[i].public() for i in asked])
+            await put(groups, [(i, i, text) for i, text in zip(asked, texts, strict=True)], "probe")
         _some([episode for group in groups for episode in group])
         left = [i for i in left if i in wrong and not any(map(_right, groups[i]))]
     tried = [i for i in sorted(wrong) if groups[i]]
     hits = {i: [episode.instruction for episode in groups[i] if _right(episode)] for i in tried}
-
-    async def ask_more(into: list[list[Episode]], pairs: Sequence[tuple[int, int, Instruction]], arm: str, times: int = 1) -> None:
-        """`into`[i] gets the answers to question j under a text, of each (i, j, text)."""
-        for (i, *_), episode in zip(
-            pairs, await answers([examples[j] for _, j, _ in pairs], [text for *_, text in pairs], arm, times), strict=True
-        ):
-            into[i].append(episode)
-
     if fresh:
-        await ask_more(again, [(i, i, silence) for i in tried], "raw", AGAIN)
-        await ask_more(repeated, [(i, i, text) for i in tried for text in hits[i]], "probe")
+        await put(again, [(i, i, silence) for i in tried], "raw", AGAIN)
+        await put(repeated, [(i, i, text) for i in tried for text in hits[i]], "probe")
     rng, moves = random.Random(config.seed), []
     for i in (i for i in tried if hits[i]):
         others = [j for j in tried if j != i]
         moves += [(i, j, text) for j, text in zip(rng.sample(others, min(MOVES, len(others))), cycle(hits[i]))]
-    await ask_more(moved, moves, "probe")
+    await put(moved, moves, "probe")
     _some([episode for row in (*repeated, *moved) for episode in row])
     return Asked(examples, raw, groups, again, repeated, moved)
 

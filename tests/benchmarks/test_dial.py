@@ -55,8 +55,9 @@ def row(world, seed, predicted, raw, trained, *, null=False, verdict="train: go"
         name: {"right": [sum(of) / len(of)] * 3, "gain": [gain, gain - 0.1, gain + 0.1], "bits": pack(of), "tokens": 10.0}
         for name, of in (("raw", raw), ("trained", trained))
     }
-    probe = {"predicted_gain": dict.fromkeys(("value", "low", "high"), predicted), "verdict": verdict}
-    return {"kind": "trained", "world": world, "seed": seed, "null": null, "ceiling": 0.5, "probe": probe, "arms": arms, "requests": {}}
+    probe = {"predicted_gain": dict.fromkeys(("value", "low", "high"), predicted), "predicted_by_few": predicted, "verdict": verdict}
+    cell = {"kind": "trained", "world": world, "seed": seed, "null": null, "ceiling": 0.5}
+    return {**cell, "probe": probe, "forecast": predicted, "arms": arms, "requests": {}}
 
 
 ROWS = [
@@ -72,7 +73,6 @@ def test_the_fit_is_about_the_prediction_itself_and_a_world_counts_once():
     found = fit(rows)
     assert found["r2"] == pytest.approx(1 - ((came - told) ** 2).sum() / ((came - came.mean()) ** 2).sum(), abs=1e-3)
     assert found["median_error_points"] == pytest.approx(0.0) and found["bias_points"] == pytest.approx(100 * 0.2 / 3, abs=0.01)
-    assert "forecast_r2" not in headline(rows)
     then = headline([{**run, "forecast": run["arms"]["trained"]["gain"][0] - 0.02} for run in rows])
     assert then["forecast_median_error_points"] == pytest.approx(2.0) and then["median_error_points"] == pytest.approx(0.0)
     assert headline(ROWS)["null_says_do_not_train"] == headline(ROWS)["null_interval_holds_0"] == 1

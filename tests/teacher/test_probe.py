@@ -33,7 +33,7 @@ def test_on_the_lab_there_is_much_to_learn(runs, capsys):
     probe = found(runs)
     assert (probe["questions"], probe["questions_raw"], probe["samples"], probe["failed"]) == (96, 192, 6, 0)
     assert 96 * 8 < probe["calls"] < 96 * (2 + 2 * 6), "what is right raw or hit is not asked for more"
-    assert len(probe["counts"]) == 192 and 2 < probe["lessons"] < 30, "twelve procedures, each with two orders"
+    assert len(probe["counts"]) == 192 and 2 < probe["lessons"] < 12, "twelve procedures, some more often than others"
     assert probe["predicted_gain"]["low"] > 0.1 and probe["verdict"].startswith("train")
     assert probe["learnable_gain"]["value"] < probe["predicted_gain"]["value"] < probe["reachable_gain"]["value"]
     assert probe["best_of_n"] - probe["untrained"] == pytest.approx(probe["headroom"])
@@ -72,18 +72,18 @@ def test_of_a_student_that_samples_fresh_answers_are_asked_and_what_fails_is_no_
     config = read_config(None, [*world.flags(), "--student.max_tokens=64"])
     asking = Asking(config)
     student = Flaky(asking.panel.student)
-    asked = asking(lambda: ask(config, 24, 6, student, asking.panel.reward))
-    assert asked.calls <= 24 * calls_a_question(config, 6) and set(student.asked.values()) == {1}, "each answer is one of its own"
+    asked = asking(lambda: ask(config, 48, 6, student, asking.panel.reward))
+    assert asked.calls <= 48 * calls_a_question(config, 6) and set(student.asked.values()) == {1}, "each answer is one of its own"
     probe = report(config, asked, samples=6)
     assert probe["failed"] == student.failed > 0
     tried = [one for one in counts(config, asked) if one.raw < 0.5 and one.trials]
-    failed = [sum(correct(e) is None for e in row) for row in (asked.repeated[i] for i in range(48)) if row]
-    hits = sum(correct(e) == 1.0 for i in range(24) if correct(asked.raw[i]) == 0.0 for e in asked.groups[i])
+    failed = [sum(correct(e) is None for e in row) for row in (asked.repeated[i] for i in range(96)) if row]
+    hits = sum(correct(e) == 1.0 for i in range(48) if correct(asked.raw[i]) == 0.0 for e in asked.groups[i])
     assert sum(one.hits for one in tried) == hits - sum(failed), "a hit that could not be judged again is no trial"
     assert sum(one.moves for one in tried) == sum(correct(e) is not None for row in asked.moved for e in row)
-    rate = sum(one.repeated for one in tried) / sum(one.hits for one in tried)
-    assert rate > 0.6, "of a student that follows and slips on 15 %"
-    assert probe["reachable_gain"]["value"] > 0.5 and probe["lessons"] < 2 and probe["verdict"].startswith(("train", "unclear"))
+    rate = sum(one.repeated + one.moved for one in tried) / sum(one.hits + one.moves for one in tried)
+    assert rate > 0.55, "two in three: it slips on 15 %, and some hits were slips; with failures as wrong answers it would be 0.44"
+    assert probe["reachable_gain"]["low"] > 0.5 and probe["lessons"] < 2 and probe["verdict"].startswith("train")
 
 
 def test_where_every_call_fails_the_probe_says_so_and_not_that_nothing_is_to_be_gained(runs):
