@@ -1,6 +1,6 @@
 """`python -m benchmarks.engine [--teacher DIR] [--vllm URL --model NAME] [--half-billion]`: the teacher's speed and the service's.
 
-- *In process*: thirty-two callers at a time through the micro-batcher, against plain batched `generate` over the same queries, by turns.
+- *In process*: thirty-two callers at a time through the micro-batcher, against the same queries in plain batches, by turns.
 - *vLLM* (`--vllm`, a server that holds the teacher's weights): the engine's lanes against the same requests straight to the server.
 - *Added time to first token*: the student begins when the instruction is written, so it is what a request waits for it: at 16, 32, 64 and
   128 tokens, alone, p50 and p95, and the share that the shipped deadline would pass by. With `--half-billion` a Qwen2 of 0.5B shape and
@@ -85,7 +85,7 @@ def engine_of(policy: InstructionPolicy, *, remote: bool = False, deadline_s: fl
 
 
 async def in_process(teacher: LoadedTeacher, n: int) -> list[dict[str, Any]]:
-    """The engine and plain `generate` by turns."""
+    """The engine and plain batches by turns."""
     asked, engine, rows = queries(n), engine_of(teacher.policy), []
 
     async def ask(example: PublicExample) -> bool:

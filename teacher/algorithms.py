@@ -18,7 +18,7 @@ from teacher.policy import load_model
 from teacher.ppo import ppo_trainer
 from teacher.processes import Processes
 from teacher.run_directory import RunDirectory, mark_complete
-from teacher.trl_on_cpu import score_labelled_tokens_alone
+from teacher.trl_on_cpu import drop_finished_rows, score_labelled_tokens_alone
 
 
 def trl_config(config: TrainConfig, output_dir: Path) -> Any:
@@ -191,15 +191,15 @@ def build_trainer(
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
                 on_saved(state.global_step)
 
-    together, args = processes or Processes(), trl_config(config, run.checkpoints)
+    together, args, peft_config = processes or Processes(), trl_config(config, run.checkpoints), lora_config(config)
     period = args.steps_per_generation * args.num_iterations
-    peft_config = lora_config(config)
     trainer_class, extra = RLOOTrainer if config.algorithm == "rloo" else GRPOTrainer, {}
     if config.algorithm == "ppo":
         trainer_class, extra = ppo_trainer(), {"critic_model": str(start), "ppo": config.ppo}
     if config.rollout_ahead:
         trainer_class, extra = ahead_of(trainer_class), {**extra, "rollout_ahead": config.rollout_ahead, "begin": begin}
     score_labelled_tokens_alone()
+    drop_finished_rows(model)
     try:
         trainer = trainer_class(
             model=model,

@@ -209,7 +209,7 @@ class Learning:
                 "delete it where it is damaged and go on from the one before"
             ) from None
         except Exception as error:
-            if "probability tensor contains" in str(error):
+            if isinstance(error, BrokenWeights) or "probability tensor contains" in str(error):
                 raise self._lost("no token can be sampled") from None
             if (reason := unsaved_weights(error)) is not None:
                 raise self._not_saved(reason) from None

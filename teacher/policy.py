@@ -1,11 +1,12 @@
 """A causal language model as instruction policy.
 
-Generation is plain batched `generate` in one worker thread: on CPU it is several times faster than transformers' continuous batching.
+Generation is plain batches in worker threads: on CPU they are several times faster than transformers' continuous batching.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from exchange.command import RunError
 from exchange.records import Instruction, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import context_of, one_at_a_time, resolve_model
+from student_clients.embedded_decoding import Row, decode
 from teacher.prompt import TeacherPrompt
 
 Fitting = TypeVar("Fitting", bound=PublicExample)
@@ -157,7 +159,7 @@ class TransformersPolicy:
         written = self._in_batches(examples, lambda prompts: self._written(prompts, given_up))
         return [found or Instruction(text="", source="passthrough", teacher_sha256=self.sha256) for found in written]
 
-    def _in_batches(self, examples: Sequence[PublicExample], of: Callable[[list[str]], list[Found]]) -> list[Found | None]:
+    def _in_batches(self, examples: Sequence[PublicExample], of: Callable[[list[list[int]]], list[Found]]) -> list[Found | None]:
         """What `of` finds for each prompt; None for a query that leaves no room in the model's context or lacks its draft."""
         prompts = [
             self.tokenizer.apply_chat_template(
@@ -166,55 +168,57 @@ class TransformersPolicy:
             for example in examples
         ]
         found: list[Found | None] = [None] * len(prompts)
-        lengths = [len(ids) for ids in self.tokenizer(prompts, add_special_tokens=False)["input_ids"]] if prompts else []
+        ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
         room = context_of(self.model.config, self.tokenizer) - self.max_instruction_tokens
         # Longest first: rows of like length share a batch, and a batch that does not fit in memory fails at once.
-        answered = [i for i in range(len(prompts)) if lengths[i] <= room and (examples[i].draft is not None or not self.prompt.drafts)]
-        order = sorted(answered, key=lambda i: -lengths[i])
+        answered = [i for i in range(len(prompts)) if len(ids[i]) <= room and (examples[i].draft is not None or not self.prompt.drafts)]
+        order = sorted(answered, key=lambda i: -len(ids[i]))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            for row, one in zip(rows, of([prompts[i] for i in rows]), strict=True):
+            for row, one in zip(rows, of([ids[i] for i in rows]), strict=True):
                 found[row] = one
         return found
 
-    def _written(self, prompts: list[str], given_up: threading.Event) -> list[Instruction]:
+    def _written(self, prompts: list[list[int]], given_up: threading.Event) -> list[Instruction]:
         ends = end_ids(self.model, self.tokenizer)
-        bias = [[[i], self.silence_bias] for i in sorted(ends)] if self.silence_bias else None
-        drawn = {"temperature": self.temperature, "top_k": 0} if self.temperature > 0 else {}
-        output, width = self._generated(
-            prompts, given_up, max_new_tokens=self.max_instruction_tokens, sequence_bias=bias, do_sample=self.temperature > 0, **drawn
-        )
-        return [as_instruction(ids, self.tokenizer, ends, sha256=self.sha256) for ids in output.sequences[:, width:].tolist()]
+        listed = sorted(ends)
 
-    def _margins(self, prompts: list[str]) -> list[float]:
-        output, _ = self._generated(prompts, threading.Event(), max_new_tokens=1, do_sample=False, output_logits=True)
-        logits = output.logits[0].clone()
-        ends = sorted(end_ids(self.model, self.tokenizer))
-        ending = logits[:, ends].amax(dim=1)
-        logits[:, ends] = -float("inf")
-        margins: list[float] = (ending - logits.amax(dim=1)).tolist()
+        def biased(logits_BV: Any) -> None:
+            refuse_broken(logits_BV)
+            logits_BV[:, listed] += self.silence_bias
+
+        rows = self._decoded(prompts, ends, self.max_instruction_tokens, biased, given_up)
+        return [as_instruction(row.new_ids, self.tokenizer, ends, sha256=self.sha256) for row in rows]
+
+    def _margins(self, prompts: list[list[int]]) -> list[float]:
+        ends = end_ids(self.model, self.tokenizer)
+        listed, margins = sorted(ends), list[float]()
+
+        def look(logits_BV: Any) -> None:
+            refuse_broken(logits_BV)
+            ending = logits_BV[:, listed].amax(dim=1)
+            logits_BV[:, listed] = -float("inf")
+            margins.extend((ending - logits_BV.amax(dim=1)).tolist())
+
+        self._decoded(prompts, ends, 1, look, threading.Event())
         return margins
 
-    def _generated(self, prompts: list[str], given_up: threading.Event, **settings: Any) -> tuple[Any, int]:
-        """(output of `generate`, tokens of the prompts with their padding)."""
+    def _decoded(
+        self, prompts: list[list[int]], ends: frozenset[int], most: int, adjust: Callable[[Any], None], given_up: threading.Event
+    ) -> list[Row]:
+        """Rows that go on from the prompts' ids by `most` tokens at most. Raises GivenUpError."""
         import torch
-        from transformers import GenerationConfig
 
-        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.model.device)
-        generation = GenerationConfig(
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=sorted(end_ids(self.model, self.tokenizer)),
-            return_dict_in_generate=True,
-            **settings,
-        )
+        # Draws come from torch's generator, which a run seeds, saves and restores; what is greedy leaves it as it is.
+        seeds = torch.randint(2**62, (len(prompts),)).tolist() if self.temperature > 0 else [0] * len(prompts)
+        rows = [Row(ids, most, self.temperature, random.Random(seed)) for ids, seed in zip(prompts, seeds, strict=True)]
         was_training = self.model.training
         self.model.eval()
-        with torch.inference_mode():
-            output = self.model.generate(
-                **inputs, generation_config=generation, stopping_criteria=[_GivenUp(given_up)], logits_processor=[_finite]
-            )
+        decode(self.model, rows, ends, lambda: not given_up.is_set(), adjust=adjust)
         self.model.train(was_training)
-        return output, inputs["input_ids"].shape[1]
+        if given_up.is_set():
+            raise GivenUpError
+        return rows
 
 
 class GivenUpError(Exception):
@@ -225,24 +229,11 @@ class BrokenWeights(RunError):
     """A teacher that computes no numbers."""
 
 
-class _GivenUp:
-    """Looks up before each token whether anybody still waits; never ends a text itself."""
-
-    def __init__(self, given_up: threading.Event) -> None:
-        self.given_up = given_up
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        if self.given_up.is_set():
-            raise GivenUpError
-        return input_ids.new_zeros(input_ids.shape[0], dtype=bool)
-
-
-def _finite(input_ids: Any, scores: Any) -> Any:
-    """Looks at each token's scores: of numbers that are none the greedy choice is token 0, over and over, which reads as a text or as
+def refuse_broken(logits_BV: Any) -> None:
+    """Raises BrokenWeights where scores are no numbers: the choice among them is the same token over and over, which reads as a text or as
     silence and not as a failure."""
-    if not scores.amax(dim=-1).isfinite().all():
+    if not logits_BV.amax(dim=-1).isfinite().all():
         raise BrokenWeights("the teacher's scores are not finite, so its weights are broken: name another teacher, or train it anew")
-    return scores
 
 
 def as_instruction(ids: list[int], tokenizer: Any, ends: frozenset[int], *, sha256: str | None = None) -> Instruction:

@@ -35,6 +35,37 @@ def test_a_batch_writes_what_single_queries_get(base):
     assert all(not instruction.truncated for instruction in together)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_it_writes_what_transformers_generates(base, adapted):
+    """Also under an adapter, which hides what its model's forward accepts."""
+    model = base[0]
+    if adapted:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        model = get_peft_model(copy.deepcopy(model), config)
+    prompt, tokenizer = TeacherPrompt.named("lab"), base[1]
+    policy = TransformersPolicy(model, tokenizer, prompt, max_instruction_tokens=40)
+    turns = [[message.model_dump() for message in prompt.messages(example)] for example in EXAMPLES]
+    inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True)
+    whole = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    expected = [as_instruction(ids, tokenizer, end_ids(*base)) for ids in whole[:, inputs["input_ids"].shape[1] :].tolist()]
+    assert asyncio.run(policy.instruct(EXAMPLES)) == expected and (adapted or expected[0].text)
+
+
+def test_draws_follow_torchs_seed_and_a_greedy_text_leaves_the_generator_alone(base):
+    policy = TransformersPolicy(*base, TeacherPrompt.named("lab"), max_instruction_tokens=40, temperature=1.0)
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(asyncio.run(policy.instruct(EXAMPLES * 8)))
+    assert drawn[0] == drawn[1] != drawn[2] and len({i.text for i in drawn[0]}) > 2, "and equal questions get different ones"
+    policy.temperature = 0.0
+    before = torch.get_rng_state()
+    asyncio.run(policy.instruct(EXAMPLES))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_text_cut_at_the_limit_is_marked(base):
     policy = TransformersPolicy(*base, TeacherPrompt.named("lab"), max_instruction_tokens=1, temperature=1.0)
     instructions = asyncio.run(policy.instruct(EXAMPLES * 20))
