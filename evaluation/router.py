@@ -25,6 +25,15 @@ def features_text(query: str) -> str:
     return _NUMBER.sub(lambda found: f" number{len(found[0])} ", query)
 
 
+def word_features(queries: Sequence[str]) -> tuple[Any, Any]:
+    """(fitted vectorizer, sparse rows of unit length): TF-IDF of words, pairs and triples of words. Raises ValueError where no query has
+    a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 3), sublinear_tf=True)
+    return vectorizer, vectorizer.fit_transform([features_text(query) for query in queries])
+
+
 class RouterPolicy:
     """Chooses among `texts` (empty = silence)."""
 
@@ -45,11 +54,9 @@ class RouterPolicy:
 
 def fit_router(texts: Sequence[str], examples: Sequence[Example], outcomes: Outcomes) -> RouterPolicy:
     """Fit on (texts, questions) outcomes of the first questions of `examples`; what could not be judged is left out."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 3), sublinear_tf=True)
-    features = vectorizer.fit_transform([features_text(example.query) for example in examples[: outcomes.shape[1]]])
+    vectorizer, features = word_features([example.query for example in examples[: outcomes.shape[1]]])
     models: list[Any] = []
     for row, mean in zip(outcomes, means(outcomes), strict=True):
         known = np.flatnonzero(~np.isnan(row))

@@ -90,6 +90,9 @@ class WarmStartConfig(Settings):
     samples: int = Field(default=8, ge=2)
     """Instructions sampled at most for a question that no earlier one solved, each costing one student call. 8: the group size of
     Advisor Models."""
+    borrowed: float = Field(default=0.5, ge=0, le=1)
+    """Share of those after the first four that worked on similar questions, where there are such; 0 = all are new. Half: on the lab's dial
+    they make the student right two to three times as often as new ones."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the kept instructions. 3: usual for a few hundred rows."""
     learning_rate: float = Field(default=1e-5, gt=0)

@@ -3,7 +3,7 @@
 Every peer that works starts RL from a teacher that sometimes hits (DSP, M-Pilot, Promptist, RLT); from scratch a rare right instruction
 may never be sampled, and a family of questions is never found. Calls go where they can still tell something: each question is first asked
 raw, and where that is right silence is its best instruction; the others get instructions in waves until one of them made the student
-right, at most N each.
+right, at most N each. From the second wave on, those that worked on similar questions come before new ones.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import SettingError
 from rewards.episode import COUNTED, all_of, correct, counted, run_episode, worth
 from tasks.source import read_lines, text_of
+from teacher.borrowed import Borrowed
 from teacher.config import WarmStartConfig
 from teacher.policy import TransformersPolicy
 from teacher.prompt import TeacherPrompt
@@ -46,14 +47,18 @@ async def best_of_n(
     params: SamplingParams,
     reward: Reward,
     answers: int = 1,
+    borrowed: float = 0.0,
     record: Callable[[list[Episode]], None],
 ) -> list[Episode]:
-    """Silence, then up to `samples` sampled instructions for each question, in waves, until one made the student right.
+    """Silence, then up to `samples` instructions for each question, in waves, until one made the student right.
 
-    `answers` are asked for under each; `record` gets the episodes as they are paid for.
+    `answers` are asked for under each; `borrowed` is the share of a later wave that worked on similar questions, at most; `record` gets
+    the episodes as they are paid for.
 
     Raises RunError where every call of a wave failed so far.
     """
+
+    place, worked = {example.id: i for i, example in enumerate(examples)}, Borrowed([example.query for example in examples])
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
         if not asked:
@@ -63,34 +68,49 @@ async def best_of_n(
             for example, instruction in zip(asked, instructions, strict=True)
         )
         record(answered)
+        for example, episode in zip(asked, answered, strict=True):
+            worked.tell(place[example.id], episode.instruction, pays(episode) if correct(episode) is not None else None)
         return answered
 
     async def write(asked: list[Example]) -> list[Instruction]:
         return await policy.instruct([example.public() for example in asked]) if asked else []
 
     episodes = await ask(examples, [Instruction(text="", source="silence")] * len(examples))
-    _refuse_where_all_failed(episodes)
+    _refuse_where_all_failed(episodes, before=None)
+    new: list[Episode] = []
     for start in range(0, samples, WAVE):
-        solved = {episode.example_id for episode in episodes if pays(episode)}
-        several = min(WAVE, samples - start)
-        asked = [example for example in examples if example.id not in solved for _ in range(several)]
-        if not asked:
-            break
-        wave: list[Episode] = []
+        left, several = _unsolved(examples, episodes), min(WAVE, samples - start)
+        room = dict.fromkeys((example.id for example in left), several)
+        rate = sum(map(pays, new)) / max(1, len(new))
+        suggested = worked.suggest([place[example.id] for example in left], int(borrowed * several) if start else 0, rate)
+        pairs = [(example, text) for example, texts in zip(left, suggested, strict=True) for text in texts]
+        wave = await ask([example for example, _ in pairs], [text for _, text in pairs])
+        for example, _ in pairs:
+            room[example.id] -= 1
+        asked = [example for example in _unsolved(left, wave) for _ in range(room[example.id])]
         written: tuple[list[Example], list[Instruction]] = [], []
         for first in range(0, len(asked) + AT_ONCE, AT_ONCE):  # once more than there are parts, for the answers to the last
             part = asked[first : first + AT_ONCE]
             # Each step waits for both, so that what shares a batch does not depend on who was faster; and what is paid for is let finish.
             both: list[Any] = await all_of([ask(*written), write(part)])
             wave += both[0]
-            _refuse_where_all_failed(wave)
+            if both[0] or not asked:
+                _refuse_where_all_failed(wave, before=episodes)
             written = part, both[1]
         episodes += wave
+        new += wave[len(pairs) :]
     return episodes
 
 
-def _refuse_where_all_failed(wave: list[Episode]) -> None:
-    if wave and all(episode.error for episode in wave):
+def _unsolved(examples: list[Example], episodes: list[Episode]) -> list[Example]:
+    solved = {episode.example_id for episode in episodes if pays(episode)}
+    return [example for example in examples if example.id not in solved]
+
+
+def _refuse_where_all_failed(wave: list[Episode], *, before: list[Episode] | None) -> None:
+    """Raises RunError, but not where all that is left are questions that the student never answered `before`: a content filter's, say."""
+    answered = {episode.example_id for episode in before if not episode.error} if before is not None else None
+    if wave and all(episode.error for episode in wave) and (answered is None or any(e.example_id in answered for e in wave)):
         raise RunError(f"warm start: every student call of a wave failed ({wave[0].error}); go on with --resume")
 
 

@@ -34,11 +34,11 @@ class Writer:
         return [Instruction(text=f"Try number {first + i}.", source="teacher") for i in range(len(examples))]
 
 
-def run(student, examples, samples):
+def run(student, examples, samples, **named):
     policy, recorded = Writer(), []
     reward = Rubric(RewardConfig())
     episodes = asyncio.run(
-        best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=reward, record=recorded.extend)
+        best_of_n(policy, examples, samples, student=student, params=SamplingParams(), reward=reward, record=recorded.extend, **named)
     )
     assert recorded == episodes
     return episodes, policy.written
@@ -61,12 +61,48 @@ def test_a_hopeless_question_stops_at_n_and_a_solved_one_after_its_wave():
     assert keep_best(episodes, random.Random(0)) == [("b", "Try number 2.")]
 
 
+def test_from_the_second_wave_on_what_worked_comes_first_and_the_limit_stays():
+    def answer(messages):
+        text = messages[-1].content
+        if "Question d" in text and "number 1." in text:
+            raise StudentBadRequest("too long")
+        return "#### 5" if "number 1." in text and "Question c" not in text else "#### 0"
+
+    episodes, _ = run(ScriptedStudent(answer), [example(name, "5") for name in "abcd"], 10, borrowed=0.5)
+    texts = {name: [e.instruction.text for e in episodes if e.example_id == name and e.instruction.text] for name in "abcd"}
+    first = {name: [f"Try number {WAVE * i + j}." for j in range(WAVE)] for i, name in enumerate("abcd")}
+    assert texts["a"] == first["a"], "new ones, of which one worked"
+    assert texts["b"] == [*first["b"], "Try number 1."], "which is borrowed next, and is enough"
+    assert texts["c"][:5] == [*first["c"], "Try number 1."] and len(texts["c"]) == 10 == len(set(texts["c"]))
+    assert texts["d"].count("Try number 1.") == 1 and len(texts["d"]) == 10, "also where the call failed"
+    alone, _ = run(ScriptedStudent(answer), [example(name, "5") for name in "abcd"], 10)
+    assert sum(e.instruction.text == "Try number 1." for e in alone) == 1, "without borrowing none is asked again"
+
+
 def test_a_student_that_is_gone_ends_the_warm_start():
     def answer(messages):
         raise StudentServerError("HTTP 500")
 
     with pytest.raises(RunError, match="every student call of a wave failed"):
         run(ScriptedStudent(answer), [example("a", "5")], 4)
+
+    def then_gone(messages):
+        if "Try" in messages[-1].content:
+            raise StudentServerError("HTTP 500")
+        return "#### 0"
+
+    with pytest.raises(RunError, match="every student call of a wave failed"):
+        run(ScriptedStudent(then_gone), [example("a", "5")], 4)
+
+
+def test_a_question_that_the_student_never_answers_is_no_student_that_is_gone():
+    def answer(messages):
+        if "Question b" in messages[-1].content:
+            raise StudentBadRequest("content filter")
+        return "#### 5"
+
+    episodes, _ = run(ScriptedStudent(answer), [example("a", "5"), example("b", "5")], 8)
+    assert [e.example_id for e in episodes if not e.error] == ["a"] and len(episodes) == 2 + 8
 
 
 def test_a_wave_is_asked_in_parts_in_their_order_and_one_bad_question_in_the_last_part_ends_nothing(monkeypatch):

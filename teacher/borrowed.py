@@ -1,0 +1,84 @@
+"""Instructions that worked on similar questions, for best-of-N to try beside new ones.
+
+An untrained teacher's next instruction for a question is right as rarely as its last; one that made the student right on a question told
+alike is right several times as often, costs no writing, and gives questions of a kind one target to learn from instead of many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from evaluation.router import word_features
+from exchange.records import Instruction
+
+Floats = NDArray[np.float64]
+PRIOR = 2.0
+"""Tries that the rate of all new instructions counts for in a text's own rate."""
+SHRINKAGE = 0.3
+"""Weight of a text's own rate against its outcomes on similar questions, of which one told the same weighs 1."""
+AT_ONCE = 256
+"""Questions that values are computed for at a time: bounds memory."""
+
+
+class Borrowed:
+    """What each instruction came to on the questions that it was tried on."""
+
+    def __init__(self, queries: Sequence[str]) -> None:
+        """Questions are named by their index in `queries`. They are alike by the words, pairs and triples of words that they share."""
+        try:
+            self.features = word_features(queries)[1]
+        except ValueError:  # no words: no two are alike
+            self.features = csr_matrix((len(queries), 1))
+        self.tries: list[tuple[int, int, bool | None]] = []
+        """(text, question, whether it paid; None where that could not be judged)."""
+        self.texts: dict[str, int] = {}
+        self.instructions: list[Instruction] = []
+
+    def tell(self, question: int, instruction: Instruction, paid: bool | None) -> None:
+        """An instruction, new or borrowed, was tried on a question; `paid` is None where what came of it could not be judged. Silence is
+        left out: every question has that."""
+        if not instruction.text:
+            return
+        text = self.texts.setdefault(instruction.text, len(self.instructions))
+        if text == len(self.instructions):
+            self.instructions.append(instruction)
+        self.tries.append((text, question, paid))
+
+    def suggest(self, questions: Sequence[int], most: int, rate: float) -> list[list[Instruction]]:
+        """For each question up to `most` instructions that it has not been tried under, the most promising first.
+
+        The value of a text for a question is the kernel average of its outcomes (Nadaraya 1964, Watson 1964; the kernel is the squared
+        cosine), shrunk to its rate over all questions, and that to `rate`, the share of new instructions that pay. A text whose value is
+        not above `rate` is not suggested.
+        """
+        if not any(paid for *_, paid in self.tries) or most < 1:
+            return [[] for _ in questions]
+        asked, tries, hits = self._outcomes()
+        own = (hits.sum(axis=1) + PRIOR * rate) / (tries.sum(axis=1) + PRIOR)
+        worked = np.flatnonzero(hits.sum(axis=1))
+        asked, tries, hits, own = asked[worked], tries[worked], hits[worked], own[worked]
+        found: list[list[Instruction]] = []
+        for start in range(0, len(questions), AT_ONCE):
+            part = list(questions[start : start + AT_ONCE])
+            near: Any = (self.features @ self.features[part].T).power(2)  # all questions x those of the part, sparse
+            weight, paid = (near.T @ rows.T for rows in (tries, hits))
+            value = (paid + SHRINKAGE * own) / (weight + SHRINKAGE)
+            value[asked.T[part] > 0] = -1.0
+            best = np.argsort(-value, axis=1, kind="stable")[:, :most]
+            for row, order in zip(value, best, strict=True):
+                found.append([self.instructions[worked[text]] for text in order if row[text] > rate])
+        return found
+
+    def _outcomes(self) -> tuple[Floats, Floats, Floats]:
+        """(times asked, times judged, times paid), texts x questions."""
+        asked, tries, hits = (np.zeros((len(self.instructions), self.features.shape[0])) for _ in range(3))
+        for text, question, paid in self.tries:
+            asked[text, question] += 1
+            tries[text, question] += paid is not None
+            hits[text, question] += bool(paid)
+        return asked, tries, hits
