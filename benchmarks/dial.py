@@ -9,6 +9,7 @@ prediction, then trains a small teacher and measures it on the world's test ques
     rivals       best_static and router on the same questions, with as many student calls as the teacher's training takes; they do not
                  depend on the seed
     blind        the same training with the query hidden
+    borrowed     the same training, its warm start with borrowed instructions as shipped (`teacher.warm_start.borrowed`); all others without
 
 Resumable: a cell that stands in the file is not repeated, and a killed run loses the cells under way. No cell begins after `--seconds`.
 `--report` makes the figures and the page's tables anew and runs nothing; `--predict` makes the predictions anew where an estimator
@@ -38,7 +39,7 @@ from teacher.run_directory import git_commit
 
 NAME = "dial"
 SEEDS = (0, 1, 2)
-KINDS = ("calibration", "trained", "rivals", "blind")
+KINDS = ("calibration", "trained", "rivals", "blind", "borrowed")
 TESTED = 250
 """Test questions a world: an interval of about +-5 points for a paired difference."""
 PROBED = (96, 8)
@@ -48,6 +49,8 @@ SETTINGS = [
     "--eval.every=6", "--task.validation_size=150", f"--eval.n={TESTED}", "--eval.include=[majority]", "--student.max_tokens=64",
 ]  # fmt: skip
 """A quarter of the demo's run: 2,900 to 7,600 student requests instead of 21,000."""
+ALONE = ["--teacher.warm_start.borrowed=0"]
+"""Of all kinds but `borrowed`: each question's instructions are its own."""
 SEARCH_CALLS = 5000
 """Of best_static and of the router, each: about what the teacher's training requests."""
 ARMS = ("raw", "static", "majority", "untrained", "sft", "trained", "oracle")
@@ -61,7 +64,7 @@ def cells() -> list[dict[str, Any]]:
 
     worlds = evenly(WORLDS)
     first = of("calibration", CALIBRATION, 100) + of("trained", worlds, 0)
-    return first + of("rivals", worlds, 0) + of("blind", worlds, 0) + [
+    return first + of("rivals", worlds, 0) + of("borrowed", worlds, 0) + of("blind", worlds, 0) + [
         cell for seed in SEEDS[1:] for kind in ("trained", "blind") for cell in of(kind, worlds, seed)
     ]  # fmt: skip
 
@@ -125,24 +128,27 @@ def _taught(flags: list[str], kind: str) -> dict[str, Any]:
     from teacher.training import train
 
     started = time.process_time()
-    blind = kind == "blind"
-    found: dict[str, Any] = {} if blind else {"probe": _probe(flags)}
+    found: dict[str, Any] = {} if kind in ("blind", "borrowed") else {"probe": _probe(flags)}
     found["probe_cpu_s"] = round(time.process_time() - started, 1)
-    config = read_config(None, [*flags, f"--teacher.blind={str(blind).lower()}"])
+    changed = {"borrowed": ["--eval.include=[]"], "blind": [*ALONE, "--teacher.blind=true"]}.get(kind, ALONE)
+    config = read_config(None, [*flags, *changed])
     with StopSignal() as stop:
         summary = train(config, None, stop, Processes())
     if summary is None:
         raise RuntimeError("stopped")
     run = RunDirectory(Path(summary["run_dir"]))
     validations = run.lines("validation.jsonl")
-    arms = arms_of(run.path, ARMS)
-    if blind:
-        arms = {"blind": arms["trained"]}
+    arms = arms_of(run.path, ARMS if kind != "borrowed" else ("raw", "sft", "trained"))
     requests = {"sft": validations[0]["requests"], "trained": validations[-1]["requests"]}
+    if kind == "blind":
+        arms, requests = {"blind": arms["trained"]}, {"blind": requests["trained"]}
+    if kind == "borrowed":
+        arms = {"borrowed_sft": arms["sft"], "borrowed": arms["trained"]}
+        requests = {"borrowed_sft": requests["sft"], "borrowed": requests["trained"]}
     return {
         **found,
         "arms": arms,
-        "requests": {"blind": requests["trained"]} if blind else requests,
+        "requests": requests,
         "teacher_step": summary["teacher_step"],
         "verdict": summary["eval"]["verdict"],
     }
