@@ -183,6 +183,32 @@ def tally(runs: Rows) -> str:
     return "\n".join(lines)
 
 
+def borrowing(runs: Rows) -> str:
+    """A line a world in which both were measured on seed 0: the training without borrowed instructions and with them."""
+    columns = "world|router|trained|with borrowed|difference (95 %)|against the router, without|with|calls of the warm start, without|with"
+    lines = ["| " + " | ".join(columns.split("|")) + " |", "|" + "---|" * 9]
+    rows: list[tuple[float, float, float]] = []
+    for world in WORLDS:
+        here = [run for run in runs if run["world"] == world.name and run["seed"] == 0]
+        asked = {name: calls for run in here for name, calls in run["requests"].items()}
+        arms = beside(here, world.name)
+        if not {"trained", "borrowed", "router"} <= set(arms):
+            continue
+        right = {name: bits(arm[0]["bits"]) for name, arm in arms.items()}
+        gain, before, after = (
+            spread([right[a] - right[b]]) for a, b in (("borrowed", "trained"), ("trained", "router"), ("borrowed", "router"))
+        )
+        rows.append((gain[0], before[0], after[0]))
+        verdicts = [f"{points(one)}, {outcome(one)}" for one in (before, after)]
+        shares = [percent(arms, name) for name in ("router", "trained", "borrowed")]
+        calls = [f"{asked[name]:,}" for name in ("sft", "borrowed_sft")]
+        lines.append("| " + " | ".join([world.name, *shares, points(gain), *verdicts, *calls]) + " |")
+    if rows:
+        mean = [f"{100 * statistics.fmean(column):+.1f}" for column in zip(*rows, strict=True)]
+        lines.append(f"| mean of {len(rows)} |  |  |  | {mean[0]} | {mean[1]} | {mean[2]} |  |  |")
+    return "\n".join(lines)
+
+
 def summary(runs: Rows) -> str:
     """The headline as a table."""
     found = headline(runs)
@@ -280,6 +306,7 @@ def write_page(runs: Rows) -> None:
     write_docs("dial_summary", summary(runs) + figure, page=EVIDENCE)
     write_docs("dial", surface(runs), page=EVIDENCE)
     write_docs("dial_tally", tally(runs), page=EVIDENCE)
+    write_docs("dial_borrowing", borrowing(runs), page=EVIDENCE)
     drawn = frontier_figures(runs)
     shown = []
     for file, (figure, legend) in drawn.items():

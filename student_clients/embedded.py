@@ -24,7 +24,7 @@ from typing import Any
 from exchange.protocols import SamplingParams
 from exchange.records import Completion, Message
 from lab.weights_folder import context_of, one_at_a_time
-from student_clients.embedded_decoding import Row, decode
+from student_clients.embedded_decoding import Row, decode, why_not
 from student_clients.errors import StudentBadRequest, StudentUnknownModel, StudentUnreachable
 from student_clients.ledger import Ledger
 from student_clients.micro_batcher import ClosedError, MicroBatcher
@@ -156,6 +156,8 @@ class EmbeddedStudent:
         finally:
             if bars:
                 transformers_logging.enable_progress_bar()
+        if (unfit := why_not(model)) is not None:
+            raise StudentUnknownModel(f"cannot answer with {self.model}: {unfit}; serve it, e.g. with vLLM, and name its address")
         if tokenizer.chat_template is None:
             raise StudentUnknownModel(f"{self.model} has no chat template; name an instruct model, or save one with its tokenizer")
         # A model may name several end tokens, e.g. the end of a turn beside the end of a text.

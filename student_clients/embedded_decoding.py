@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,18 +49,48 @@ class Row:
                 self.finish_reason = "length"
 
 
-def decode(
-    model: Any, rows: Sequence[Row], end_ids: frozenset[int], go_on: Callable[[], bool], *, adjust: Callable[[Any], None] | None = None
-) -> None:
-    """Fill every row's `new_ids` and `finish_reason`, as one batch. `go_on()` is asked at every token; False leaves the rest undone.
-    `adjust` may change the logits (rows that go on x vocabulary) of a token before it is chosen; the first are those of all rows."""
+def drawn_rows(prompts: Sequence[list[int]], most: int, temperature: float) -> list[Row]:
+    """Rows to go on from the prompts' ids by `most` tokens at most. Their draws come from torch's generator, which a run seeds, saves and
+    restores; greedy ones leave it as it is."""
     import torch
 
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapter hides what its model accepts
-    accepted = inspect.signature(whole.forward).parameters
+    seeds = torch.randint(2**62, (len(prompts),)).tolist() if temperature > 0 else [0] * len(prompts)
+    return [Row(ids, most, temperature, random.Random(seed)) for ids, seed in zip(prompts, seeds, strict=True)]
+
+
+def why_not(model: Any) -> str | None:
+    """Why `decode` cannot compute a model, whose state it would not carry on from token to token or lose with a row; None = it can."""
+    kind = model.config.model_type
+    known = any(name in _accepted(model) for name in ("cache_params", "past_key_values"))
+    if known and kind != "recurrent_gemma" and getattr(model, "_supports_default_dynamic_cache", lambda: True)():
+        return None
+    return f"its kind of model ({kind}) keeps a state of its own between tokens"
+
+
+def _accepted(model: Any) -> Mapping[str, inspect.Parameter]:
+    """What the model's forward takes; an adapter's hides it."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(whole.forward).parameters
+
+
+def decode(
+    model: Any,
+    rows: Sequence[Row],
+    end_ids: frozenset[int],
+    go_on: Callable[[], bool],
+    *,
+    adjust: Callable[[Any], None] | None = None,
+    learns: bool = False,
+) -> None:
+    """Fill every row's `new_ids` and `finish_reason`, as one batch. `go_on()` is asked at every token; False leaves the rest undone.
+    `adjust` may change the logits (rows that go on x vocabulary, float32) of a token before it is chosen; the first are those of all
+    rows. `learns`: the model is in training, where tensors of inference mode that stay in its buffers would end it."""
+    import torch
+
+    accepted = _accepted(model)
     # State-space models call it so, and swallow a key-value cache in **kwargs: every token would then be computed without those before.
     state = "cache_params" if "cache_params" in accepted else "past_key_values"
-    with torch.inference_mode():
+    with torch.no_grad() if learns else torch.inference_mode():
         cache = _cache(model.config)
         input_BT, mask_BT = (part.to(model.device) for part in _left_padded(rows))
         position_BT = (mask_BT.cumsum(-1) - 1).clamp_(min=0)
@@ -72,7 +102,7 @@ def decode(
             # A state holds no padding once the prompt is read; there the mask is of the tokens that come, not of those before.
             mask = None if state == "cache_params" and input_BT.shape[1] == 1 < mask_BT.shape[1] else mask_BT
             output = model(input_ids=input_BT, attention_mask=mask, **{state: cache}, use_cache=True, **wanted)
-            logits_BV = output.logits[:, -1]
+            logits_BV = output.logits[:, -1].float()
             if adjust is not None:
                 adjust(logits_BV)
             next_B = _next_tokens(logits_BV, live)

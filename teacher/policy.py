@@ -6,7 +6,6 @@ Generation is plain batches in worker threads: on CPU they are several times fas
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from exchange.command import RunError
 from exchange.records import Instruction, PublicExample
 from exchange.settings import SettingError
 from lab.weights_folder import context_of, one_at_a_time, resolve_model
-from student_clients.embedded_decoding import Row, decode
+from student_clients.embedded_decoding import Row, decode, drawn_rows, why_not
 from teacher.prompt import TeacherPrompt
 
 Fitting = TypeVar("Fitting", bound=PublicExample)
@@ -45,6 +44,8 @@ def load_model(name: str, *, called: str = "teacher model") -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
     except Exception as error:  # safetensors raises plain Exceptions of its own for a damaged file
         raise _not_loaded(name, called, error) from None
+    if (reason := why_not(model)) is not None:
+        raise SettingError(f"{called} {name!r} cannot write here: {reason}; take a model of another kind")
     shipped = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=shipped.bos_token_id, eos_token_id=shipped.eos_token_id, pad_token_id=shipped.pad_token_id
@@ -185,9 +186,13 @@ class TransformersPolicy:
 
         def biased(logits_BV: Any) -> None:
             refuse_broken(logits_BV)
-            logits_BV[:, listed] += self.silence_bias
+            if self.silence_bias:
+                logits_BV[:, listed] += self.silence_bias
 
-        rows = self._decoded(prompts, ends, self.max_instruction_tokens, biased, given_up)
+        rows = drawn_rows(prompts, self.max_instruction_tokens, self.temperature)
+        self._decode(rows, ends, biased, lambda: not given_up.is_set())
+        if given_up.is_set():
+            raise GivenUpError
         return [as_instruction(row.new_ids, self.tokenizer, ends, sha256=self.sha256) for row in rows]
 
     def _margins(self, prompts: list[list[int]]) -> list[float]:
@@ -200,25 +205,16 @@ class TransformersPolicy:
             logits_BV[:, listed] = -float("inf")
             margins.extend((ending - logits_BV.amax(dim=1)).tolist())
 
-        self._decoded(prompts, ends, 1, look, threading.Event())
+        self._decode(drawn_rows(prompts, 1, 0.0), ends, look, lambda: True)
         return margins
 
-    def _decoded(
-        self, prompts: list[list[int]], ends: frozenset[int], most: int, adjust: Callable[[Any], None], given_up: threading.Event
-    ) -> list[Row]:
-        """Rows that go on from the prompts' ids by `most` tokens at most. Raises GivenUpError."""
-        import torch
-
-        # Draws come from torch's generator, which a run seeds, saves and restores; what is greedy leaves it as it is.
-        seeds = torch.randint(2**62, (len(prompts),)).tolist() if self.temperature > 0 else [0] * len(prompts)
-        rows = [Row(ids, most, self.temperature, random.Random(seed)) for ids, seed in zip(prompts, seeds, strict=True)]
+    def _decode(self, rows: list[Row], ends: frozenset[int], adjust: Callable[[Any], None], go_on: Callable[[], bool]) -> None:
         was_training = self.model.training
         self.model.eval()
-        decode(self.model, rows, ends, lambda: not given_up.is_set(), adjust=adjust)
-        self.model.train(was_training)
-        if given_up.is_set():
-            raise GivenUpError
-        return rows
+        try:
+            decode(self.model, rows, ends, go_on, adjust=adjust)
+        finally:
+            self.model.train(was_training)
 
 
 class GivenUpError(Exception):

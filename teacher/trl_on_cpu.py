@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import random
+from types import MethodType
 from typing import Any
 
-from student_clients.embedded_decoding import Row, decode
+from student_clients.embedded_decoding import decode, drawn_rows
 from teacher.policy import refuse_broken
 
 NEUTRAL = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "disable_compile": True}
-"""Settings of TRL's that change nothing."""
-FOLLOWED = {"max_new_tokens", "do_sample", "temperature", "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version"}
+"""Settings of TRL's that change nothing, at these values."""
+UNUSED = ("bos_token_id", "transformers_version")
 
 
 def score_labelled_tokens_alone() -> None:
@@ -36,25 +36,38 @@ def drop_finished_rows(model: Any) -> None:
 
     Raises BrokenWeights where the scores are not finite.
     """
+    model.generate = MethodType(_generate, model)
+
+
+def _generate(self: Any, *args: Any, generation_config: Any = None, **inputs: Any) -> Any:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    theirs = model.generate
+    asked = _plain(generation_config)
+    if args or set(inputs) != {"input_ids", "attention_mask"} or inputs["input_ids"].device.type != "cpu" or asked is None:
+        return type(self).generate(self, *args, generation_config=generation_config, **inputs)
+    most, temperature, ends, padding = asked
+    prompts = [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)]
+    rows = drawn_rows(prompts, most, temperature)
+    decode(self, rows, frozenset(ends), lambda: True, adjust=refuse_broken, learns=True)
+    new_BT = pad_sequence([torch.tensor(row.new_ids) for row in rows], batch_first=True, padding_value=padding)
+    return torch.cat([inputs["input_ids"], new_BT], dim=1)
 
-    def generate(*args: Any, generation_config: Any = None, **inputs: Any) -> Any:
-        settings = generation_config.to_diff_dict() if generation_config is not None else {}
-        asked = {name: value for name, value in settings.items() if value != NEUTRAL.get(name)}
-        plain = asked.get("do_sample") and not set(asked) - FOLLOWED
-        if args or set(inputs) != {"input_ids", "attention_mask"} or not plain or model.device.type != "cpu":
-            return theirs(*args, generation_config=generation_config, **inputs)
-        ids_BT, mask_BT = inputs["input_ids"], inputs["attention_mask"].bool()
-        seeds = torch.randint(2**62, (len(ids_BT),)).tolist()
-        rows = [
-            Row(ids[mask].tolist(), asked["max_new_tokens"], asked.get("temperature", 1.0), random.Random(seed))
-            for ids, mask, seed in zip(ids_BT, mask_BT, seeds, strict=True)
-        ]
-        decode(model, rows, frozenset(asked["eos_token_id"]), lambda: True, adjust=refuse_broken)
-        new_BT = pad_sequence([torch.tensor(row.new_ids) for row in rows], batch_first=True, padding_value=asked["pad_token_id"])
-        return torch.cat([ids_BT, new_BT], dim=1)
 
-    model.generate = generate
+def _plain(generation_config: Any) -> tuple[int, float, list[int], int] | None:
+    """(new tokens at most, temperature, end tokens, padding) where the settings ask for nothing but these, and are as TRL writes them."""
+    if generation_config is None:
+        return None
+    settings = generation_config.to_diff_dict().items()
+    asked = {name: value for name, value in settings if name not in UNUSED and value != NEUTRAL.get(name)}
+    match asked:
+        case {
+            "do_sample": True,
+            "max_new_tokens": int(most),
+            "temperature": float() | int() as temperature,
+            "eos_token_id": list(ends),
+            "pad_token_id": int(padding),
+            **others,
+        } if not others and temperature > 0:
+            return most, temperature, ends, padding
+    return None

@@ -35,22 +35,45 @@ def test_a_batch_writes_what_single_queries_get(base):
     assert all(not instruction.truncated for instruction in together)
 
 
-@pytest.mark.parametrize("adapted", [False, True])
-def test_it_writes_what_transformers_generates(base, adapted):
-    """Also under an adapter, which hides what its model's forward accepts."""
-    model = base[0]
-    if adapted:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-        model = get_peft_model(copy.deepcopy(model), config)
-    prompt, tokenizer = TeacherPrompt.named("lab"), base[1]
-    policy = TransformersPolicy(model, tokenizer, prompt, max_instruction_tokens=40)
+def generated(model, tokenizer, prompt):
+    """What transformers' own loop makes of the examples."""
     turns = [[message.model_dump() for message in prompt.messages(example)] for example in EXAMPLES]
     inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True)
-    whole = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    expected = [as_instruction(ids, tokenizer, end_ids(*base)) for ids in whole[:, inputs["input_ids"].shape[1] :].tolist()]
-    assert asyncio.run(policy.instruct(EXAMPLES)) == expected and (adapted or expected[0].text)
+    named = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    whole = model.generate(**named, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    return [as_instruction(ids, tokenizer, end_ids(model, tokenizer)) for ids in whole[:, inputs["input_ids"].shape[1] :].tolist()]
+
+
+def test_it_writes_what_transformers_generates(base):
+    prompt = TeacherPrompt.named("lab")
+    policy = TransformersPolicy(*base, prompt, max_instruction_tokens=40)
+    expected = generated(*base, prompt)
+    assert asyncio.run(policy.instruct(EXAMPLES)) == expected and expected[0].text
+
+
+def test_under_an_adapter_too_which_hides_what_its_models_forward_takes(base):
+    """GPT-2 has learned positions: a left-padded row that is not told its positions reads other ones."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    ends = {"eos_token_id": base[1].eos_token_id, "bos_token_id": None}
+    plain = GPT2LMHeadModel(GPT2Config(vocab_size=len(base[1]), n_positions=256, n_embd=32, n_layer=2, n_head=2, **ends))
+    adapter = LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM", init_lora_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(plain, adapter).eval()
+    prompt = TeacherPrompt.named("lab")
+    policy = TransformersPolicy(model, base[1], prompt, max_instruction_tokens=40)
+    assert asyncio.run(policy.instruct(EXAMPLES)) == generated(model, base[1], prompt)
+
+
+def test_kinds_of_model_that_keep_a_state_of_their_own_are_refused(base, tmp_path):
+    from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "lru_width": 32}
+    RecurrentGemmaForCausalLM(RecurrentGemmaConfig(vocab_size=len(base[1]), **sizes)).save_pretrained(tmp_path)
+    base[1].save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match=r"recurrent_gemma\) keeps a state of its own between tokens; take a model of another kind"):
+        load_model(str(tmp_path))
 
 
 def test_draws_follow_torchs_seed_and_a_greedy_text_leaves_the_generator_alone(base):
@@ -63,6 +86,8 @@ def test_draws_follow_torchs_seed_and_a_greedy_text_leaves_the_generator_alone(b
     policy.temperature = 0.0
     before = torch.get_rng_state()
     asyncio.run(policy.instruct(EXAMPLES))
+    policy.temperature = 1.0
+    policy.silence_margins(EXAMPLES)
     assert torch.equal(torch.get_rng_state(), before)
 
 
