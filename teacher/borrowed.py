@@ -16,7 +16,6 @@ from scipy.sparse import csr_matrix
 from evaluation.router import word_features
 from exchange.records import Instruction
 
-Floats = NDArray[np.float64]
 PRIOR = 2.0
 """Tries that the rate of all new instructions counts for in a text's own rate."""
 SHRINKAGE = 0.3
@@ -59,26 +58,30 @@ class Borrowed:
         if not any(paid for *_, paid in self.tries) or most < 1:
             return [[] for _ in questions]
         asked, tries, hits = self._outcomes()
-        own = (hits.sum(axis=1) + PRIOR * rate) / (tries.sum(axis=1) + PRIOR)
-        worked = np.flatnonzero(hits.sum(axis=1))
-        asked, tries, hits, own = asked[worked], tries[worked], hits[worked], own[worked]
+        worked = np.flatnonzero(total(hits))
+        asked, tries, hits = asked[worked], tries[worked], hits[worked]
+        own = (total(hits) + PRIOR * rate) / (total(tries) + PRIOR)
         found: list[list[Instruction]] = []
         for start in range(0, len(questions), AT_ONCE):
             part = list(questions[start : start + AT_ONCE])
-            near: Any = (self.features @ self.features[part].T).power(2)  # all questions x those of the part, sparse
-            weight, paid = (near.T @ rows.T for rows in (tries, hits))
+            near = (self.features @ self.features[part].T).power(2)  # all questions x those of the part
+            weight, paid = ((rows @ near).toarray().T for rows in (tries, hits))
             value = (paid + SHRINKAGE * own) / (weight + SHRINKAGE)
-            value[asked.T[part] > 0] = -1.0
+            value[asked[:, part].toarray().T > 0] = -1.0
             best = np.argsort(-value, axis=1, kind="stable")[:, :most]
             for row, order in zip(value, best, strict=True):
                 found.append([self.instructions[worked[text]] for text in order if row[text] > rate])
         return found
 
-    def _outcomes(self) -> tuple[Floats, Floats, Floats]:
-        """(times asked, times judged, times paid), texts x questions."""
-        asked, tries, hits = (np.zeros((len(self.instructions), self.features.shape[0])) for _ in range(3))
-        for text, question, paid in self.tries:
-            asked[text, question] += 1
-            tries[text, question] += paid is not None
-            hits[text, question] += bool(paid)
+    def _outcomes(self) -> tuple[Any, Any, Any]:
+        """(times asked, times judged, times paid), texts x questions, sparse."""
+        text, question, paid = zip(*self.tries, strict=True)
+        counts = ([1.0] * len(paid), [float(one is not None) for one in paid], [float(bool(one)) for one in paid])
+        shape = (len(self.instructions), self.features.shape[0])
+        asked, tries, hits = (csr_matrix((count, (text, question)), shape=shape) for count in counts)
         return asked, tries, hits
+
+
+def total(rows: Any) -> NDArray[np.float64]:
+    """Sums of a sparse matrix's rows."""
+    return np.asarray(rows.sum(axis=1), dtype=np.float64).ravel()
