@@ -20,6 +20,9 @@ PRIOR = 2.0
 """Tries that the rate of all new instructions counts for in a text's own rate."""
 SHRINKAGE = 0.3
 """Weight of a text's own rate against its outcomes on similar questions, of which one told the same weighs 1."""
+BETTER = 2.0
+"""A text is suggested where its value is above so many times the rate of new instructions: a text about another question that hit by luck
+would take the place of one about this question."""
 AT_ONCE = 256
 """Questions that values are computed for at a time: bounds memory."""
 
@@ -28,7 +31,8 @@ class Borrowed:
     """What each instruction came to on the questions that it was tried on."""
 
     def __init__(self, queries: Sequence[str]) -> None:
-        """Questions are named by their index in `queries`. They are alike by the words, pairs and triples of words that they share."""
+        """Questions are named by their index in `queries`, equal ones by one. They are alike by the words, pairs and triples of words that
+        they share."""
         try:
             self.features = word_features(queries)[1]
         except ValueError:  # no words: no two are alike
@@ -46,21 +50,23 @@ class Borrowed:
         text = self.texts.setdefault(instruction.text, len(self.instructions))
         if text == len(self.instructions):
             self.instructions.append(instruction)
+        if paid:
+            self.instructions[text] = instruction  # the same words may have been cut off elsewhere
         self.tries.append((text, question, paid))
 
     def suggest(self, questions: Sequence[int], most: int, rate: float) -> list[list[Instruction]]:
         """For each question up to `most` instructions that it has not been tried under, the most promising first.
 
         The value of a text for a question is the kernel average of its outcomes (Nadaraya 1964, Watson 1964; the kernel is the squared
-        cosine), shrunk to its rate over all questions, and that to `rate`, the share of new instructions that pay. A text whose value is
-        not above `rate` is not suggested.
+        cosine), shrunk to its rate over all questions but for the hit by which it was found, and that to `rate`, the share of new
+        instructions that pay.
         """
         if not any(paid for *_, paid in self.tries) or most < 1:
             return [[] for _ in questions]
         asked, tries, hits = self._outcomes()
         worked = np.flatnonzero(total(hits))
         asked, tries, hits = asked[worked], tries[worked], hits[worked]
-        own = (total(hits) + PRIOR * rate) / (total(tries) + PRIOR)
+        own = (total(hits) - 1 + PRIOR * rate) / (total(tries) - 1 + PRIOR)
         found: list[list[Instruction]] = []
         for start in range(0, len(questions), AT_ONCE):
             part = list(questions[start : start + AT_ONCE])
@@ -70,7 +76,7 @@ class Borrowed:
             value[asked[:, part].toarray().T > 0] = -1.0
             best = np.argsort(-value, axis=1, kind="stable")[:, :most]
             for row, order in zip(value, best, strict=True):
-                found.append([self.instructions[worked[text]] for text in order if row[text] > rate])
+                found.append([self.instructions[worked[text]] for text in order if row[text] > BETTER * rate])
         return found
 
     def _outcomes(self) -> tuple[Any, Any, Any]:

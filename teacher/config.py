@@ -88,11 +88,11 @@ class WarmStartConfig(Settings):
     questions: int = Field(default=200, ge=0)
     """Training questions asked; 0 = no warm start. 200: M-Pilot (arXiv 2410.20749)."""
     samples: int = Field(default=8, ge=2)
-    """Instructions sampled at most for a question that no earlier one solved, each costing one student call. 8: the group size of
+    """Instructions tried at most for a question that no earlier one solved, each costing `student.samples` calls. 8: the group size of
     Advisor Models."""
     borrowed: float = Field(default=0.5, ge=0, le=1)
-    """Share of those after the first four that worked on similar questions, where there are such; 0 = all are new. Half: on the lab's dial
-    they make the student right two to three times as often as new ones."""
+    """Share of those after the first four, rounded up by wave, that worked on similar questions, where there are such; 0 = all are new, as
+    it always is where the teacher advises on drafts. Half: measured on the lab's dial alone."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the kept instructions. 3: usual for a few hundred rows."""
     learning_rate: float = Field(default=1e-5, gt=0)

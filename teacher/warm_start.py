@@ -8,6 +8,7 @@ right, at most N each. From the second wave on, those that worked on similar que
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from exchange.protocols import Reward, SamplingParams, StudentClient
 from exchange.records import Episode, Example, Instruction, PublicExample
 from exchange.settings import SettingError
 from rewards.episode import COUNTED, all_of, correct, counted, run_episode, worth
+from rewards.shape import leaks
+from tasks import answer_type_of
 from tasks.source import read_lines, text_of
 from teacher.borrowed import Borrowed
 from teacher.config import WarmStartConfig
@@ -58,7 +61,14 @@ async def best_of_n(
     Raises RunError where every call of a wave failed so far.
     """
 
-    place, worked = {example.id: i for i, example in enumerate(examples)}, Borrowed([example.query for example in examples])
+    # A text that advises on one draft reads another one wrong.
+    borrowing = borrowed > 0 and samples > WAVE and all(example.draft is None for example in examples)
+    shown = ["\n".join([*(turn.content for turn in example.history), example.query]) for example in examples]
+    index = {text: i for i, text in enumerate(dict.fromkeys(shown))}
+    place, worked = (
+        {example.id: index[text] for example, text in zip(examples, shown, strict=True)},
+        Borrowed(list(index) if borrowing else []),
+    )
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
         if not asked:
@@ -69,7 +79,8 @@ async def best_of_n(
         )
         record(answered)
         for example, episode in zip(asked, answered, strict=True):
-            worked.tell(place[example.id], episode.instruction, pays(episode) if correct(episode) is not None else None)
+            if borrowing and not leaks(episode.instruction, example, answer_type_of(example.task)):  # a guess at an answer is not lent
+                worked.tell(place[example.id], episode.instruction, pays(episode) if correct(episode) is not None else None)
         return answered
 
     async def write(asked: list[Example]) -> list[Instruction]:
@@ -81,8 +92,9 @@ async def best_of_n(
     for start in range(0, samples, WAVE):
         left, several = _unsolved(examples, episodes), min(WAVE, samples - start)
         room = dict.fromkeys((example.id for example in left), several)
-        rate = sum(map(pays, new)) / max(1, len(new))
-        suggested = worked.suggest([place[example.id] for example in left], int(borrowed * several) if start else 0, rate)
+        judged = [pays(episode) for episode in new if correct(episode) is not None]
+        most = math.ceil(borrowed * several) if borrowing else 0
+        suggested = worked.suggest([place[example.id] for example in left], most, sum(judged) / max(1, len(judged)))
         pairs = [(example, text) for example, texts in zip(left, suggested, strict=True) for text in texts]
         wave = await ask([example for example, _ in pairs], [text for _, text in pairs])
         for example, _ in pairs:

@@ -79,6 +79,39 @@ def test_from_the_second_wave_on_what_worked_comes_first_and_the_limit_stays():
     assert sum(e.instruction.text == "Try number 1." for e in alone) == 1, "without borrowing none is asked again"
 
 
+@pytest.mark.parametrize(
+    ("change", "lent"),
+    [
+        ({}, True),
+        ({"draft": "5 or so"}, False),  # advice on one draft reads another one wrong
+        ({"query": "Question a?"}, False),  # asked again of a student that samples its answer would be one from the cache
+    ],
+)
+def test_what_is_lent_to_whom(change, lent):
+    asked = [example("a", "5"), example("b", "5").model_copy(update=change)]
+    if "draft" in change:
+        asked[0] = asked[0].model_copy(update={"draft": "4"})
+    episodes, _ = run(
+        ScriptedStudent(lambda messages: "#### 5" if "number 1." in messages[-1].content else "#### 0"), asked, 8, borrowed=0.5
+    )
+    assert any(e.example_id == "b" and e.instruction.text == "Try number 1." for e in episodes) == lent
+
+
+def test_a_text_that_states_an_answer_is_not_lent():
+    class Guessing(Writer):
+        async def instruct(self, examples):
+            return [one.model_copy(update={"text": f"The answer is {one.text[11:-1]}."}) for one in await super().instruct(examples)]
+
+    policy = Guessing()
+    episodes = asyncio.run(
+        best_of_n(
+            policy, [example("a", "1"), example("b", "1")], 8, borrowed=1.0, params=SamplingParams(), reward=Rubric(RewardConfig()),
+            student=ScriptedStudent(lambda messages: "#### 1" if "is 1." in messages[-1].content else "#### 0"), record=lambda _: None,
+        )
+    )  # fmt: skip
+    assert policy.written == 12 and not any(e.instruction.text == "The answer is 1." for e in episodes if e.example_id == "b")
+
+
 def test_a_student_that_is_gone_ends_the_warm_start():
     def answer(messages):
         raise StudentServerError("HTTP 500")
