@@ -92,7 +92,7 @@ class WarmStartConfig(Settings):
     Advisor Models."""
     borrowed: float = Field(default=0.5, ge=0, le=1)
     """Share of those after the first four, rounded up by wave, that worked on similar questions, where there are such; 0 = all are new, as
-    it always is where the teacher advises on drafts. Half: measured on the lab's dial alone."""
+    they are anyway where the teacher advises on drafts or the answer is a choice or yes/no. Half: measured on the lab's dial alone."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the kept instructions. 3: usual for a few hundred rows."""
     learning_rate: float = Field(default=1e-5, gt=0)

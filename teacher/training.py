@@ -62,7 +62,7 @@ def warm_start(parts: Parts) -> Path:
         episodes = asyncio.run(
             best_of_n(
                 policy, asked, warm.samples, student=parts.student, params=parts.params, reward=parts.reward,
-                answers=config.student.samples, borrowed=warm.borrowed, record=lambda wave: parts.record(0, wave),
+                answers=config.student.samples, borrowed=warm.borrowed, seed=config.seed, record=lambda wave: parts.record(0, wave),
             )
         )  # fmt: skip
         kept = keep_best(episodes, random.Random(config.seed))

@@ -51,18 +51,18 @@ async def best_of_n(
     reward: Reward,
     answers: int = 1,
     borrowed: float = 0.0,
+    seed: int = 0,
     record: Callable[[list[Episode]], None],
 ) -> list[Episode]:
     """Silence, then up to `samples` instructions for each question, in waves, until one made the student right.
 
-    `answers` are asked for under each; `borrowed` is the share of a later wave that worked on similar questions, at most; `record` gets
-    the episodes as they are paid for.
+    `answers` are asked for under each; `borrowed` is the share of a later wave that worked on similar questions, at most, and `seed` says
+    which; `record` gets the episodes as they are paid for.
 
     Raises RunError where every call of a wave failed so far.
     """
 
-    # A text that advises on one draft reads another one wrong.
-    borrowing = borrowed > 0 and samples > WAVE and all(example.draft is None for example in examples)
+    borrowing = borrowed > 0 and samples > WAVE and all(map(_may_borrow, examples))
     shown = ["\n".join([*(turn.content for turn in example.history), example.query]) for example in examples]
     index = {text: i for i, text in enumerate(dict.fromkeys(shown))}
     place, worked = (
@@ -112,6 +112,11 @@ async def best_of_n(
         episodes += wave
         new += wave[len(pairs) :]
     return episodes
+
+
+def _may_borrow(example: Example) -> bool:
+    """Advice on one draft reads another one wrong; where few answers are possible ("Option B fits."), a text that hit is often a guess."""
+    return example.draft is None and answer_type_of(example.task) not in ("choice", "yes_no")
 
 
 def _unsolved(examples: list[Example], episodes: list[Episode]) -> list[Example]:

@@ -1,11 +1,12 @@
 """What worked on similar questions is suggested, the most promising first."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from exchange.records import Instruction
-from teacher.borrowed import PRIOR, SHRINKAGE, Borrowed
+from teacher.borrowed import POWER, PRIOR, SHRINKAGE, Borrowed
 
 QUERIES = ["Tom had 7 red pens and lost 3", "Ann had 25 red pens and lost 14", "a train leaves at noon", "a train leaves at nine"]
 
@@ -29,8 +30,22 @@ def test_what_worked_on_a_question_told_alike_is_lent_and_what_worked_twice_to_o
     assert suggested(worked, [1, 3, 0]) == [["Subtract."], ["Wait."], []], "one hit says nothing of questions that are not alike"
     assert suggested(worked, [1], most=0) == [[]]
     worked.tell(1, text("Subtract."), True)
-    assert suggested(worked, [3, 0]) == [["Wait.", "Subtract."], []], "the most promising first, and none twice on a question"
-    assert suggested(worked, [3], most=1) == [["Wait."]]
+    assert [sorted(row) for row in suggested(worked, [3, 0])] == [["Subtract.", "Wait."], []], "and none twice on a question"
+
+
+def test_texts_are_drawn_in_proportion_to_the_square_of_their_value():
+    """By hand, as in the test above: two texts, of which one stands on its own rate alone."""
+    worked = Borrowed(QUERIES)
+    for question in (0, 1):
+        worked.tell(question, text("Subtract."), True)
+    worked.tell(2, text("Wait."), True)
+    near = float((worked.features[2] @ worked.features[3].T).toarray()[0, 0]) ** 2
+    assert (worked.features[0] @ worked.features[3].T).nnz == 0
+    promising = (near + SHRINKAGE * 0.1) / (near + SHRINKAGE)
+    own = (1 + PRIOR * 0.1) / (1 + PRIOR)
+    first = Counter(row[0] for row in suggested(worked, [3] * 4000, most=1))
+    share = promising**POWER / (promising**POWER + own**POWER)
+    assert first["Wait."] / 4000 == pytest.approx(share, abs=0.03) and 0.6 < share < 0.9
 
 
 def test_a_text_is_lent_where_its_value_is_above_twice_the_rate_of_new_ones():

@@ -84,6 +84,7 @@ def test_from_the_second_wave_on_what_worked_comes_first_and_the_limit_stays():
     [
         ({}, True),
         ({"draft": "5 or so"}, False),  # advice on one draft reads another one wrong
+        ({"task": "choice"}, False),  # a guess
         ({"query": "Question a?"}, False),  # asked again of a student that samples its answer would be one from the cache
     ],
 )
