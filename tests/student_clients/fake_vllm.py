@@ -4,7 +4,7 @@
 
 It prints its arguments and answers every chat with its process id. Made to misbehave: `--crash TEXT` prints and exits with 3,
 `--unhealthy` never gets healthy, `--deaf` ignores SIGTERM, `--worker` starts a process that ignores SIGTERM as well, `--delay-s` is the
-time for an answer, `--leave-s` the time from SIGTERM to the end.
+time for an answer, `--leave-s` the time from SIGTERM to the end, `--dies-at N` kills it with its Nth chat, when others are in flight.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,6 +26,8 @@ DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); prin
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     arguments: argparse.Namespace
+    chats = 0
+    counting = threading.Lock()
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -38,6 +41,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.counting:
+            Handler.chats += 1
+            if Handler.chats == self.arguments.dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.arguments.delay_s)
         choices = [{"message": {"content": str(os.getpid())}, "finish_reason": "stop"}] * body.get("n", 1)
         self.reply({"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 3 * len(choices)}})
@@ -68,6 +75,7 @@ def main() -> None:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--leave-s", type=float, default=0.0)
+    parser.add_argument("--dies-at", type=int)
     parser.add_argument("--crash")
     parser.add_argument("--unhealthy", action="store_true")
     parser.add_argument("--deaf", action="store_true")

@@ -366,10 +366,10 @@ def test_the_waits_grow(pair: tuple[Replica, Replica]) -> None:
     assert sick.health_asked == 5
 
 
-def fake_process(url: str, *, delay_s: float = 0.0) -> subprocess.Popen[bytes]:
+def fake_process(url: str, *flags: str, delay_s: float = 0.0) -> subprocess.Popen[bytes]:
     """The fake vLLM as a process, at that address."""
     port = url.rpartition(":")[2].removesuffix("/v1")
-    words = ["m", "--host", "127.0.0.1", "--port", port, "--served-model-name", "m", "--delay-s", str(delay_s)]
+    words = ["m", "--host", "127.0.0.1", "--port", port, "--served-model-name", "m", "--delay-s", str(delay_s), *flags]
     process = subprocess.Popen([*FAKE, *words], stdout=subprocess.DEVNULL)
     end = time.monotonic() + 30
     while True:
@@ -380,8 +380,8 @@ def fake_process(url: str, *, delay_s: float = 0.0) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def fake(url: str, *, delay_s: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
-    process = fake_process(url, delay_s=delay_s)
+def fake(url: str, *flags: str, delay_s: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
+    process = fake_process(url, *flags, delay_s=delay_s)
     try:
         yield process
     finally:
@@ -397,13 +397,10 @@ def test_a_server_killed_under_load_costs_no_answer_and_is_used_again_when_it_is
     student = CountingStudent(PacedStudent(inner, pacing))
 
     with fake(other, delay_s=0.3) as survivor:
-        with fake(closed_port_url, delay_s=0.3) as victim:
+        with fake(closed_port_url, "--dies-at=48", delay_s=0.3) as victim:  # of the 64 in flight about 32 are its
 
             async def body() -> list[str]:
-                tasks = [asyncio.ensure_future(ask(student, i)) for i in range(256)]
-                await until(lambda: sum(task.done() for task in tasks) >= 64)
-                victim.kill()  # about 32 of the 64 in flight are its
-                return await asyncio.gather(*tasks)
+                return await asyncio.gather(*(ask(student, i) for i in range(256)))
 
             answers = Counter(asyncio.run(body()))
         assert sum(answers.values()) == 256
