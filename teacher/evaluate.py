@@ -145,7 +145,7 @@ class Asking:
     @property
     def directory(self) -> RunDirectory:
         """The run's own directory, or a new one."""
-        self._run = self._run or RunDirectory.create(self.config)
+        self._run = self._run or RunDirectory.create(self.config, resumable=False)
         return self._run
 
     def _account(self, section: str) -> Store:

@@ -100,8 +100,11 @@ class RunDirectory:
             raise SettingError(f"run.dir={config.run.dir!r}: holds a run already; go on with it by --resume={path.parent} or name another")
 
     @classmethod
-    def create(cls, config: RunSettings) -> RunDirectory:
-        """A new directory holding the resolved config. Raises SettingError where it cannot be written or holds a run already."""
+    def create(cls, config: RunSettings, *, resumable: bool = True) -> RunDirectory:
+        """A new directory holding the resolved config. Raises SettingError where it cannot be written or holds a run already.
+
+        One that is `resumable` has its lock before its config, so that a run killed at any moment from there on is found.
+        """
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}-{config.task.name}-{config.algorithm}-s{config.seed}"
         path = Path(config.run.dir) if config.run.dir is not None else runs_dir() / name
@@ -113,6 +116,8 @@ class RunDirectory:
             path.mkdir(exist_ok=config.run.dir is not None)
             run = cls(path)
             run.checkpoints.mkdir(exist_ok=True)
+            if resumable:
+                (path / "lock").touch()
             run.write_config(config)
         except OSError as error:
             raise SettingError(f"run directory {path} cannot be written ({error.strerror}); set run.dir or WST_RUNS_DIR") from None
@@ -261,7 +266,7 @@ def find_unfinished(config: RunSettings, may_change: Sequence[str] = MAY_CHANGE)
             held = run.config()
         except SettingError:
             continue  # the damaged config of another run is no reason to stop this one
-        # Only training holds a lock: an evaluation that was broken off leaves a directory too.
+        # Only training has a lock: an evaluation that was broken off leaves a directory too.
         if not run.finished and (run.path / "lock").exists() and without_changeable(held, may_change) == wanted:
             return run
     raise SettingError(

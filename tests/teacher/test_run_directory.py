@@ -56,10 +56,9 @@ def test_what_a_killed_process_left_is_dropped(runs):
 def test_resume_finds_the_newest_unfinished_run_with_the_same_settings(runs):
     first, second = RunDirectory.create(CONFIG), RunDirectory.create(CONFIG)
     other = RunDirectory.create(CONFIG.model_copy(update={"seed": 7}))
-    for run in (first, second, other):
-        run.lock().close()
     # An evaluation that was broken off: newer, without a lock, and no run to go on with.
-    RunDirectory.create(CONFIG.model_copy(update={"run": CONFIG.run.model_copy(update={"dir": str(runs / "2999-evaluated")})}))
+    evaluated = CONFIG.model_copy(update={"run": CONFIG.run.model_copy(update={"dir": str(runs / "2999-evaluated")})})
+    RunDirectory.create(evaluated, resumable=False)
     newest = max(first.path, second.path)
     assert find_unfinished(CONFIG).path == newest
     (newest / "summary.json").write_text(json.dumps({}))
@@ -67,6 +66,22 @@ def test_resume_finds_the_newest_unfinished_run_with_the_same_settings(runs):
     (other.path / "summary.json").write_text("{}")
     with pytest.raises(SettingError, match="no unfinished run with these settings"):
         find_unfinished(CONFIG.model_copy(update={"seed": 7}))
+
+
+def test_a_run_killed_as_soon_as_it_has_a_config_is_found(runs, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    written = RunDirectory.write_config
+
+    def then_killed(self, config):
+        written(self, config)
+        raise Killed
+
+    monkeypatch.setattr(RunDirectory, "write_config", then_killed)
+    with pytest.raises(Killed):
+        RunDirectory.create(CONFIG)
+    assert find_unfinished(CONFIG).path.parent == runs
 
 
 def test_a_run_directory_in_use_or_unwritable_is_refused(runs, tmp_path):
