@@ -53,6 +53,8 @@ ALONE = ["--teacher.warm_start.borrowed=0"]
 """Of all kinds but `borrowed`: each question's instructions are its own."""
 SEARCH_CALLS = 5000
 """Of best_static and of the router, each: about what the teacher's training requests."""
+RENAMED = {"blind": {"trained": "blind"}, "borrowed": {"sft": "borrowed_sft", "trained": "borrowed"}}
+"""What a kind of cell that is measured beside `trained` calls the arms that it keeps."""
 ARMS = ("raw", "static", "majority", "untrained", "sft", "trained", "oracle")
 
 
@@ -138,13 +140,11 @@ def _taught(flags: list[str], kind: str) -> dict[str, Any]:
         raise RuntimeError("stopped")
     run = RunDirectory(Path(summary["run_dir"]))
     validations = run.lines("validation.jsonl")
-    arms = arms_of(run.path, ARMS if kind != "borrowed" else ("raw", "sft", "trained"))
+    names = RENAMED.get(kind, {})
+    arms = arms_of(run.path, list(names) or ARMS)
     requests = {"sft": validations[0]["requests"], "trained": validations[-1]["requests"]}
-    if kind == "blind":
-        arms, requests = {"blind": arms["trained"]}, {"blind": requests["trained"]}
-    if kind == "borrowed":
-        arms = {"borrowed_sft": arms["sft"], "borrowed": arms["trained"]}
-        requests = {"borrowed_sft": requests["sft"], "borrowed": requests["trained"]}
+    if names:
+        arms, requests = ({new: part[old] for old, new in names.items()} for part in (arms, requests))
     return {
         **found,
         "arms": arms,

@@ -65,10 +65,8 @@ async def best_of_n(
     borrowing = borrowed > 0 and samples > WAVE and all(map(_may_borrow, examples))
     shown = ["\n".join([*(turn.content for turn in example.history), example.query]) for example in examples]
     index = {text: i for i, text in enumerate(dict.fromkeys(shown))}
-    place, worked = (
-        {example.id: index[text] for example, text in zip(examples, shown, strict=True)},
-        Borrowed(list(index) if borrowing else []),
-    )
+    place = {example.id: index[text] for example, text in zip(examples, shown, strict=True)}
+    worked = Borrowed(list(index) if borrowing else [], seed=seed)
 
     async def ask(asked: list[Example], instructions: list[Instruction]) -> list[Episode]:
         if not asked:
@@ -87,10 +85,12 @@ async def best_of_n(
         return await policy.instruct([example.public() for example in asked]) if asked else []
 
     episodes = await ask(examples, [Instruction(text="", source="silence")] * len(examples))
-    _refuse_where_all_failed(episodes, before=None)
+    _refuse_where_all_failed(episodes, before=[])
     new: list[Episode] = []
     for start in range(0, samples, WAVE):
         left, several = _unsolved(examples, episodes), min(WAVE, samples - start)
+        if not left:
+            break
         room = dict.fromkeys((example.id for example in left), several)
         judged = [pays(episode) for episode in new if correct(episode) is not None]
         most = math.ceil(borrowed * several) if borrowing else 0
@@ -124,10 +124,10 @@ def _unsolved(examples: list[Example], episodes: list[Episode]) -> list[Example]
     return [example for example in examples if example.id not in solved]
 
 
-def _refuse_where_all_failed(wave: list[Episode], *, before: list[Episode] | None) -> None:
+def _refuse_where_all_failed(wave: list[Episode], *, before: list[Episode]) -> None:
     """Raises RunError, but not where all that is left are questions that the student never answered `before`: a content filter's, say."""
-    answered = {episode.example_id for episode in before if not episode.error} if before is not None else None
-    if wave and all(episode.error for episode in wave) and (answered is None or any(e.example_id in answered for e in wave)):
+    answered = {episode.example_id for episode in before if not episode.error}
+    if wave and all(episode.error for episode in wave) and (not before or any(e.example_id in answered for e in wave)):
         raise RunError(f"warm start: every student call of a wave failed ({wave[0].error}); go on with --resume")
 
 

@@ -82,8 +82,9 @@ def test_of_a_student_that_samples_fresh_answers_are_asked_and_what_fails_is_no_
     assert sum(one.hits for one in tried) == hits - sum(failed), "a hit that could not be judged again is no trial"
     assert sum(one.moves for one in tried) == sum(correct(e) is not None for row in asked.moved for e in row)
     rate = sum(one.repeated + one.moved for one in tried) / sum(one.hits + one.moves for one in tried)
-    assert rate > 0.55, "two in three: it slips on 15 %, and some hits were slips; with failures as wrong answers it would be 0.44"
-    assert probe["reachable_gain"]["low"] > 0.3 and probe["lessons"] < 2 and probe["verdict"].startswith("train")
+    assert rate > 0.6, "two in three: it slips on 15 %, and some hits were slips; with failures as wrong answers it would be 0.44"
+    assert probe["reachable_gain"]["value"] > 0.5 and probe["reachable_gain"]["low"] > 0.3 and probe["lessons"] < 2
+    assert probe["verdict"].startswith("train")
 
 
 def test_where_every_call_fails_the_probe_says_so_and_not_that_nothing_is_to_be_gained(runs):
