@@ -5,11 +5,13 @@ prediction, then trains a small teacher and measures it on the world's test ques
 `benchmarks/results/dial.json`:
 
     calibration  the probe's one constant is fitted on these worlds alone; they are no part of the dial
-    trained      prediction; raw, static, majority (compute-matched raw), untrained, sft (the warm start alone), trained, oracle
+    calibration_alone   the same without borrowed instructions
+    trained      prediction; raw, static, majority (compute-matched raw), untrained, sft (the warm start alone), trained, oracle; the warm
+                 start borrows instructions (`teacher.warm_start.borrowed=0.5`), as is meant for runs as small as these
     rivals       best_static and router on the same questions, with as many student calls as the teacher's training takes; they do not
                  depend on the seed
-    alone        the same training without borrowed instructions (`teacher.warm_start.borrowed=0`): what they are worth
-    blind        the same training with the query hidden, which borrowing would look at: none here either
+    alone        prediction and the same training without borrowed instructions, the default
+    blind        as `alone` with the query hidden
 
 Resumable: a cell that stands in the file is not repeated, and a killed run loses the cells under way. No cell begins after `--seconds`.
 `--report` makes the figures and the page's tables anew and runs nothing; `--predict` makes the predictions anew where an estimator
@@ -34,12 +36,12 @@ from typing import Any
 from benchmarks.dial_report import headline, write_page
 from benchmarks.dial_worlds import CALIBRATION, WORLDS, Dialled, evenly
 from benchmarks.results_file import load_runs, save
-from evaluation.headroom import Estimate, Tried, outlook
+from evaluation.headroom import HALF_LEARNT, HALF_LEARNT_BORROWING, Estimate, Tried, outlook
 from teacher.run_directory import git_commit
 
 NAME = "dial"
 SEEDS = (0, 1, 2)
-KINDS = ("calibration", "trained", "rivals", "alone", "blind")
+KINDS = ("calibration", "calibration_alone", "trained", "alone", "rivals", "blind")
 TESTED = 250
 """Test questions a world: an interval of about +-5 points for a paired difference."""
 PROBED = (96, 8)
@@ -47,10 +49,15 @@ PROBED = (96, 8)
 SETTINGS = [
     "--teacher.warm_start.questions=400", "--teacher.warm_start.samples=16", "--max_steps=12", "--trl.per_device_train_batch_size=144",
     "--eval.every=6", "--task.validation_size=150", f"--eval.n={TESTED}", "--eval.include=[majority]", "--student.max_tokens=64",
+    "--teacher.warm_start.borrowed=0.5",
 ]  # fmt: skip
 """A quarter of the demo's run: 2,900 to 7,600 student requests instead of 21,000."""
-ALONE = ["--teacher.warm_start.borrowed=0"]
-"""Each question's instructions are its own."""
+CHANGED = {
+    "calibration_alone": ["--teacher.warm_start.borrowed=0"],
+    "alone": ["--teacher.warm_start.borrowed=0", "--eval.include=[]"],
+    "blind": ["--teacher.warm_start.borrowed=0", "--eval.include=[]", "--teacher.blind=true"],
+}
+"""What a kind of cell sets otherwise."""
 SEARCH_CALLS = 5000
 """Of best_static and of the router, each: about what the teacher's training requests."""
 RENAMED = {"alone": {"sft": "alone_sft", "trained": "alone"}, "blind": {"trained": "blind"}}
@@ -65,10 +72,8 @@ def cells() -> list[dict[str, Any]]:
         return [{"kind": kind, "world": world.name, "seed": seed} for world in worlds]
 
     worlds = evenly(WORLDS)
-    first = of("calibration", CALIBRATION, 100) + of("trained", worlds, 0)
-    return first + of("rivals", worlds, 0) + of("alone", worlds, 0) + of("blind", worlds, 0) + [
-        cell for seed in SEEDS[1:] for kind in ("trained", "blind") for cell in of(kind, worlds, seed)
-    ]  # fmt: skip
+    first = of("calibration", CALIBRATION, 100) + of("calibration_alone", CALIBRATION, 100) + of("rivals", worlds, 0)
+    return first + [cell for seed in SEEDS for kind in ("trained", "alone", "blind") for cell in of(kind, worlds, seed)]
 
 
 def world_of(name: str) -> Dialled:
@@ -130,10 +135,10 @@ def _taught(flags: list[str], kind: str) -> dict[str, Any]:
     from teacher.training import train
 
     started = time.process_time()
-    found: dict[str, Any] = {} if kind in RENAMED else {"probe": _probe(flags)}
+    flags = [*flags, *CHANGED.get(kind, [])]
+    found: dict[str, Any] = {} if kind == "blind" else {"probe": _probe(flags)}
     found["probe_cpu_s"] = round(time.process_time() - started, 1)
-    changed = [*ALONE, "--eval.include=[]", f"--teacher.blind={str(kind == 'blind').lower()}"] if kind in RENAMED else []
-    config = read_config(None, [*flags, *changed])
+    config = read_config(None, flags)
     with StopSignal() as stop:
         summary = train(config, None, stop, Processes())
     if summary is None:
@@ -184,13 +189,14 @@ def recount(run: dict[str, Any]) -> dict[str, Any]:
         for row in probe["counts"].split("; ")
     ]
     finds = [tuple(find) for find in probe["finds"]]
-    told = outlook(tried, finds)
+    known = HALF_LEARNT if run["kind"].endswith("alone") else HALF_LEARNT_BORROWING
+    told = outlook(tried, finds, half_learnt=known)
     few = size(read_config(None, [*world_of(run["world"]).flags(), *SETTINGS]), PROBED[1])
     return {
         **probe, "solved": round(told.solved, 1), "lessons": round(told.lessons, 1), "predicted_gain": told.predicted.model_dump(),
         "reachable_gain": told.reachable.model_dump(),
         "verdict": verdict(told.reachable, Estimate(**probe["learnable_gain"]), probe["answering"], luck=told.luck),
-        "few": few, "predicted_by_few": outlook(tried[:few] + tried[PROBED[0] :][:few], finds).predicted.value,
+        "few": few, "predicted_by_few": outlook(tried[:few] + tried[PROBED[0] :][:few], finds, half_learnt=known).predicted.value,
     }  # fmt: skip
 
 

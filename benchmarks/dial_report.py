@@ -61,12 +61,14 @@ def half_learnt(runs: Rows) -> float:
     return float(min(grid, key=lambda k0: float(((came - could * k / (k + k0 * h)) ** 2).sum())))
 
 
-def fit(runs: Rows, told_by: Callable[[dict[str, Any]], float] = lambda run: told_of(run).value) -> dict[str, float]:
+def fit(
+    runs: Rows, told_by: Callable[[dict[str, Any]], float] = lambda run: told_of(run).value, *, arm: str = "trained"
+) -> dict[str, float]:
     """How well the prediction met what came: R² about the line predicted = realised (1 - SS_res / SS_tot), errors in points. A point a
     world, the mean of its seeds, so that a world that was run more often counts no more."""
     seeds = [[run for run in runs if run["world"] == world] for world in dict.fromkeys(run["world"] for run in runs)]
     told = np.array([statistics.fmean(told_by(run) for run in here) for here in seeds])
-    came = np.array([statistics.fmean(run["arms"]["trained"]["gain"][0] for run in here) for here in seeds])
+    came = np.array([statistics.fmean(run["arms"][arm]["gain"][0] for run in here) for here in seeds])
     errors = 100 * np.abs(told - came)
     total = float(((came - came.mean()) ** 2).sum())
     return {
@@ -93,6 +95,10 @@ def headline(runs: Rows) -> dict[str, Any]:
         found |= {f"forecast_{name}": value for name, value in fit(measured, lambda run: float(run["forecast"])).items()}
     if calibrated := of_kind(runs, "calibration"):
         found["half_learnt"] = half_learnt(calibrated)
+    if calibrated := of_kind(runs, "calibration_alone"):
+        found["half_learnt_alone"] = half_learnt(calibrated)
+    if len(alone := of_kind(runs, "alone")) > 1:
+        found |= {"alone_cells": len(alone)} | {f"alone_{name}": value for name, value in fit(alone, arm="alone").items()}
     null = [run for run in measured if run["null"]]
     if null:
         gains = [run["arms"]["trained"]["gain"] for run in null]
@@ -184,28 +190,30 @@ def tally(runs: Rows) -> str:
 
 
 def borrowing(runs: Rows) -> str:
-    """A line a world in which both were measured on seed 0: the training without borrowed instructions (`alone`) and as shipped."""
-    columns = "world|router|alone|trained|difference (95 %)|against the router, alone|trained|calls of the warm start, alone|trained"
-    lines = ["| " + " | ".join(columns.split("|")) + " |", "|" + "---|" * 9]
-    rows: list[tuple[float, float, float]] = []
+    """A line a world with head-room: the training without borrowed instructions (`alone`) and with them (`trained`), over the seeds that
+    both have."""
+    columns = "world|seeds|router|alone|trained|difference (95 %)|alone against the router|trained against the router"
+    lines = ["| " + " | ".join([*columns.split("|"), "calls of the warm start, alone|trained"]) + " |", "|" + "---|" * 10]
+    rows: list[tuple[float, ...]] = []
     for world in WORLDS:
-        here = [run for run in runs if run["world"] == world.name and run["seed"] == 0]
-        asked = {name: calls for run in here for name, calls in run["requests"].items()}
+        here = [run for run in runs if run["world"] == world.name]
         arms = beside(here, world.name)
-        if not {"trained", "alone", "router"} <= set(arms):
+        seeds = sorted(set(arms.get("alone", {})) & set(arms.get("trained", {})) if "router" in arms and not world.null else ())
+        if not seeds:
             continue
-        right = {name: bits(arm[0]["bits"]) for name, arm in arms.items()}
-        gain, before, after = (
-            spread([right[a] - right[b]]) for a, b in (("trained", "alone"), ("alone", "router"), ("trained", "router"))
-        )
-        rows.append((gain[0], before[0], after[0]))
-        verdicts = [f"{points(one)}, {outcome(one)}" for one in (before, after)]
+        arms = {name: {seed: arm[seed] for seed in seeds} for name, arm in arms.items() if set(seeds) <= set(arm)}
+        pairs = (("trained", "alone"), ("alone", "router"), ("trained", "router"))
+        found = [spread([bits(arms[a][seed]["bits"]) - bits(arms[b][seed]["bits"]) for seed in seeds]) for a, b in pairs]
+        asked = [statistics.fmean(run["requests"][name] for run in here if name in run["requests"]) for name in ("alone_sft", "sft")]
+        rows.append((*(one[0] for one in found), asked[1] / asked[0]))
         shares = [percent(arms, name) for name in ("router", "alone", "trained")]
-        calls = [f"{asked[name]:,}" for name in ("alone_sft", "sft")]
-        lines.append("| " + " | ".join([world.name, *shares, points(gain), *verdicts, *calls]) + " |")
+        verdicts = [f"{points(one)}, {outcome(one)}" for one in found[1:]]
+        cells = [world.name, str(len(seeds)), *shares, points(found[0]), *verdicts, *(f"{calls:,.0f}" for calls in asked)]
+        lines.append("| " + " | ".join(cells) + " |")
     if rows:
-        mean = [f"{100 * statistics.fmean(column):+.1f}" for column in zip(*rows, strict=True)]
-        lines.append(f"| mean of {len(rows)} |  |  |  | {mean[0]} | {mean[1]} | {mean[2]} |  |  |")
+        *mean, calls = [statistics.fmean(column) for column in zip(*rows, strict=True)]
+        told = [f"{100 * part:+.1f}" for part in mean]
+        lines.append(f"| mean of {len(rows)} |  |  |  |  | {told[0]} | {told[1]} | {told[2]} |  | {calls:.2f} of alone |")
     return "\n".join(lines)
 
 
@@ -223,6 +231,8 @@ def summary(runs: Rows) -> str:
         ("its median error, points", f"{found.get('few_median_error_points', math.nan):.1f}", ""),
         ("as said before training, by the estimators of the time: R²", f"{found.get('forecast_r2', math.nan):.3f}", ""),
         ("its median error, points", f"{found.get('forecast_median_error_points', math.nan):.1f}", ""),
+        (f"without borrowed instructions, {found.get('alone_cells', 0)} cells: R²", f"{found.get('alone_r2', math.nan):.3f}", "0.9"),
+        ("its median error, points", f"{found.get('alone_median_error_points', math.nan):.1f}", "5"),
         ("no head-room: the probe says do not train", null, "90 %"),
         ("no head-room: the gain's interval holds 0", holds, "all"),
         ("no head-room: mean gain, points", f"{found.get('null_gain', math.nan):+.1f}", "0"),

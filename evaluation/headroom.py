@@ -27,10 +27,11 @@ from exchange.records import Record
 
 FOLDS = 10
 RESAMPLES = 100
-HALF_LEARNT = 9.9
+HALF_LEARNT = 16.6
 """K0: solved questions for each different instruction after which a teacher has learnt half of what is within reach. Least squares over the
-fifteen worlds of the dial's calibration (`benchmarks/results/dial.json`); without one of them it is 7.8 to 14.1. Without borrowed instructions
-(`teacher.borrowed`) a teacher learns less from each question and it is 16.6."""
+fifteen worlds of the dial's calibration (`benchmarks/results/dial.json`); without one of them it is 14.6 to 18.2."""
+HALF_LEARNT_BORROWING = 9.9
+"""The same where the warm start borrows instructions (`teacher.borrowed`); 7.8 to 14.1."""
 MOST_LESSONS = 50.0
 """H at the most: so rarely does an instruction serve another question that a probe cannot tell how rarely."""
 SHARPNESS = 4
@@ -223,7 +224,9 @@ class _Look(NamedTuple):
     theta: list[float]
 
 
-def _look(tried: Floats, finds: Sequence[tuple[float, int]], *, greedy: bool, start: list[float] | None = None) -> _Look:
+def _look(
+    tried: Floats, finds: Sequence[tuple[float, int]], half_learnt: float, *, greedy: bool, start: list[float] | None = None
+) -> _Look:
     """What rows of counts say."""
     wrong = tried[tried[:, 0] < 0.5]
     raw, trials, hits, repeated, again, fresh, moved, moves = wrong[wrong[:, 1] > 0].T
@@ -238,7 +241,7 @@ def _look(tried: Floats, finds: Sequence[tuple[float, int]], *, greedy: bool, st
     reach = max(0.0, share * max(float(np.mean(np.array(found.served) * worth)), at_least * float(worth.mean())))
     lessons = min(MOST_LESSONS, max(1.0, max(1 - mixed.share, at_least) / max(common, 1e-9)))
     solved = share * sum(questions * mixed.found(samples) for questions, samples in finds)
-    return _Look(reach, reach * solved / (solved + HALF_LEARNT * lessons) if solved else 0.0, solved, lessons, luck, found.theta)
+    return _Look(reach, reach * solved / (solved + half_learnt * lessons) if solved else 0.0, solved, lessons, luck, found.theta)
 
 
 def _common(hits: Floats, repeated: Floats, moved: Floats, moves: Floats, luck: float) -> tuple[float, float]:
@@ -257,18 +260,22 @@ def _common(hits: Floats, repeated: Floats, moved: Floats, moves: Floats, luck: 
     return common, max(0.0, centre - 1.645 * np.sqrt(centre * (1 - centre) / n))
 
 
-def outlook(tried: Sequence[Tried], finds: Sequence[tuple[float, int]], *, alpha: float = 0.05, seed: int = 0) -> Outlook:
+def outlook(
+    tried: Sequence[Tried], finds: Sequence[tuple[float, int]], *, half_learnt: float = HALF_LEARNT, alpha: float = 0.05, seed: int = 0
+) -> Outlook:
     """Gain within reach and gain to be reached, over raw; intervals by bootstrap over questions.
 
     `finds`: (questions, instructions a question) of each of the ways in which the run will look for instructions that work. A question
-    that is right raw needs none, so what could be gained there of a student that slips is not counted. The intervals leave out how well
-    K0 is known.
+    that is right raw needs none, so what could be gained there of a student that slips is not counted. `half_learnt` is K0; the intervals
+    leave out how well it is known.
     """
     greedy = all(one.repeated is None for one in tried)
     rows = np.array([list(one.model_dump().values()) for one in tried], dtype=float)
-    seen = _look(rows, finds, greedy=greedy)
+    seen = _look(rows, finds, half_learnt, greedy=greedy)
     rng = np.random.default_rng(seed)
-    again = [_look(rows[rng.integers(0, len(rows), len(rows))], finds, greedy=greedy, start=seen.theta) for _ in range(RESAMPLES)]
+    again = [
+        _look(rows[rng.integers(0, len(rows), len(rows))], finds, half_learnt, greedy=greedy, start=seen.theta) for _ in range(RESAMPLES)
+    ]
     low, high = np.quantile([(look.reach, look.told) for look in again], [alpha / 2, 1 - alpha / 2], axis=0)
     return Outlook(
         reachable=Estimate(value=seen.reach, low=low[0], high=high[0]), predicted=Estimate(value=seen.told, low=low[1], high=high[1]),

@@ -20,7 +20,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from evaluation.headroom import Estimate, Tried, learnable, outlook
+from evaluation.headroom import HALF_LEARNT, HALF_LEARNT_BORROWING, Estimate, Tried, learnable, outlook
 from evaluation.paired import wilson
 from exchange.command import RunError, run_command
 from exchange.protocols import StudentClient
@@ -39,6 +39,7 @@ from teacher.drafts import drafted
 from teacher.evaluate import Asking
 from teacher.run_directory import write_json
 from teacher.train import dry_run, read_config
+from teacher.warm_start import may_borrow
 
 SHARE = 0.05
 """Of the run's calls at most."""
@@ -226,7 +227,9 @@ def report(config: TrainConfig, asked: Asked, *, samples: int) -> dict[str, Any]
     low, high = wilson(sum(before), len(before), alpha)
     written = [(asked.examples[i], episode.instruction) for i in known for episode in asked.groups[i][:samples]]
     total, tried, found_by = max(1, len(written)), counts(config, asked), finds(config)
-    told = outlook(tried, found_by, alpha=alpha)
+    warm = config.teacher.warm_start
+    borrows = warm is not None and may_borrow(warm.borrowed, warm.samples, asked.examples)
+    told = outlook(tried, found_by, half_learnt=HALF_LEARNT_BORROWING if borrows else HALF_LEARNT, alpha=alpha)
     queries = [asked.examples[i].query for i in known]
     texts = [[episode.instruction.text for episode in asked.groups[i]] for i in known]
     sure = learnable(queries, before, texts, grades, alpha=alpha)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ async def best_of_n(
     Raises RunError where every call of a wave failed so far.
     """
 
-    borrowing = borrowed > 0 and samples > WAVE and all(map(_may_borrow, examples))
+    borrowing = may_borrow(borrowed, samples, examples)
     shown = ["\n".join([*(turn.content for turn in example.history), example.query]) for example in examples]
     index = {text: i for i, text in enumerate(dict.fromkeys(shown))}
     place = {example.id: index[text] for example, text in zip(examples, shown, strict=True)}
@@ -114,9 +114,11 @@ async def best_of_n(
     return episodes
 
 
-def _may_borrow(example: Example) -> bool:
-    """Advice on one draft reads another one wrong; where few answers are possible ("Option B fits."), a text that hit is often a guess."""
-    return example.draft is None and answer_type_of(example.task) not in ("choice", "yes_no")
+def may_borrow(borrowed: float, samples: int, examples: Sequence[Example]) -> bool:
+    """Whether best-of-N tries texts that worked on similar questions. Never where advice is on a draft, which reads another one wrong, or
+    where few answers are possible ("Option B fits."): there a text that hit is often a guess."""
+    own = (example.draft is not None or answer_type_of(example.task) in ("choice", "yes_no") for example in examples)
+    return borrowed > 0 and samples > WAVE and not any(own)
 
 
 def _unsolved(examples: list[Example], episodes: list[Episode]) -> list[Example]:

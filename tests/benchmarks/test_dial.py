@@ -9,7 +9,7 @@ from benchmarks.dial_report import against, bits, fit, half_learnt, headline, of
 from benchmarks.dial_worlds import CALIBRATION, CALIBRATION_MIXES, MIXES, WORLDS
 from benchmarks.results_file import load_runs
 from evaluation import headroom
-from evaluation.headroom import HALF_LEARNT, Tried, outlook
+from evaluation.headroom import HALF_LEARNT, HALF_LEARNT_BORROWING, Tried, outlook
 from teacher.train import read_config
 
 
@@ -86,13 +86,15 @@ def test_the_constant_is_found_again_where_the_curve_holds():
 
 
 def test_the_constant_of_the_learning_curve_is_what_the_calibration_says_and_every_prediction_has_it() -> None:
-    rows = of_kind(load_runs("dial"), "calibration")
-    for probe in (run["probe"] for run in load_runs("dial") if "probe" in run):
+    for run in (run for run in load_runs("dial") if "probe" in run):
+        probe, known = run["probe"], HALF_LEARNT if run["kind"].endswith("alone") else HALF_LEARNT_BORROWING
         k, h = probe["solved"], probe["lessons"]
-        learnt = k / (k + HALF_LEARNT * h) if k else 0.0
+        learnt = k / (k + known * h) if k else 0.0
         assert probe["predicted_gain"]["value"] == pytest.approx(probe["reachable_gain"]["value"] * learnt, abs=0.015), "but for rounding"
-    assert {row["world"] for row in rows} == {world.name for world in CALIBRATION}
-    assert half_learnt(rows) == HALF_LEARNT
+    for kind, known in (("calibration", HALF_LEARNT_BORROWING), ("calibration_alone", HALF_LEARNT)):
+        rows = of_kind(load_runs("dial"), kind)
+        assert {row["world"] for row in rows} == {world.name for world in CALIBRATION}
+        assert half_learnt(rows) == known
 
 
 @pytest.mark.parametrize("greedy", [True, False])
@@ -103,9 +105,11 @@ def test_a_probe_is_counted_again_from_what_its_row_keeps(greedy, monkeypatch):
     tried += [Tried(raw=1.0, repeated=None if greedy else 0)] * 5
     told = outlook(tried, [(400.0, 16)])
     old = {"calls": 7, "verdict": "train: of old", "answering": 0.0, "learnable_gain": {"value": 0.0, "low": 0.0, "high": 0.0}}
-    found = recount({"world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
+    found = recount({"kind": "alone", "world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
     assert found["few"] == 21 and found["predicted_by_few"] == pytest.approx(told.predicted.value)
     assert not found["verdict"].endswith("of old")
+    borrowing = recount({"kind": "trained", "world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
+    assert borrowing["predicted_gain"]["value"] > told.predicted.value, "more is learnt of each question"
     assert found["reachable_gain"] == told.reachable.model_dump() and found["predicted_gain"] == told.predicted.model_dump()
     assert (found["calls"], found["solved"], found["lessons"]) == (7, round(told.solved, 1), round(told.lessons, 1))
 
