@@ -93,7 +93,7 @@ class WarmStartConfig(Settings):
     borrowed: float = Field(default=0.0, ge=0, le=1)
     """Share of those after the first four, rounded up by wave, that worked on similar questions, where there are such; 0 = all are new, as
     they are anyway where the teacher advises on drafts or the answer is a choice or yes/no. 0.5 takes a quarter off the warm start's calls,
-    for a run that can pay for few; such a teacher is surer where a question is told in a new way, and does more harm there (docs/log.md)."""
+    for a run that can pay for few; such a teacher is surer where a question is told in a new way, and harms more there (docs/log.md)."""
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the kept instructions. 3: usual for a few hundred rows."""
     learning_rate: float = Field(default=1e-5, gt=0)

@@ -127,7 +127,7 @@ def ask(url: str, folder: Path, *, usd: float, ray: RayConfig | None, cache: str
     episodes, ended = asyncio.run(all_of_it())
     return {
         "graded": [[e.example_id, e.completions[0].text, e.scores[0].value] for e in episodes],
-        "dearest": max((budget.prices["student"].nano(prompt_tokens_at_most(e.messages), 24) for e in episodes), default=0),
+        "dearest": max((budget.prices["student"].nano(prompt_tokens_at_most(e.messages), config.max_tokens) for e in episodes), default=0),
         "ended": ended,
         "stats": student.stats.as_dict(),
         "account": asyncio.run(account().totals("student")),
