@@ -5,13 +5,12 @@ prediction, then trains a small teacher and measures it on the world's test ques
 `benchmarks/results/dial.json`:
 
     calibration  the probe's one constant is fitted on these worlds alone; they are no part of the dial
-    calibration_alone   the same without borrowed instructions
-    trained      prediction; raw, static, majority (compute-matched raw), untrained, sft (the warm start alone), trained, oracle; the warm
-                 start borrows instructions (`teacher.warm_start.borrowed=0.5`), as is meant for runs as small as these
+    calibration_borrowed   the same with borrowed instructions (`teacher.warm_start.borrowed=0.5`)
+    trained      prediction; raw, static, majority (compute-matched raw), untrained, sft (the warm start alone), trained, oracle
     rivals       best_static and router on the same questions, with as many student calls as the teacher's training takes; they do not
                  depend on the seed
-    alone        prediction and the same training without borrowed instructions, the default
-    blind        as `alone` with the query hidden
+    blind        the same training with the query hidden
+    borrowed     prediction and the same training with borrowed instructions
 
 Resumable: a cell that stands in the file is not repeated, and a killed run loses the cells under way. No cell begins after `--seconds`.
 `--report` makes the figures and the page's tables anew and runs nothing; `--predict` makes the predictions anew where an estimator
@@ -41,7 +40,7 @@ from teacher.run_directory import git_commit
 
 NAME = "dial"
 SEEDS = (0, 1, 2)
-KINDS = ("calibration", "calibration_alone", "trained", "alone", "rivals", "blind")
+KINDS = ("calibration", "calibration_borrowed", "trained", "rivals", "blind", "borrowed")
 TESTED = 250
 """Test questions a world: an interval of about +-5 points for a paired difference."""
 PROBED = (96, 8)
@@ -49,18 +48,17 @@ PROBED = (96, 8)
 SETTINGS = [
     "--teacher.warm_start.questions=400", "--teacher.warm_start.samples=16", "--max_steps=12", "--trl.per_device_train_batch_size=144",
     "--eval.every=6", "--task.validation_size=150", f"--eval.n={TESTED}", "--eval.include=[majority]", "--student.max_tokens=64",
-    "--teacher.warm_start.borrowed=0.5",
 ]  # fmt: skip
 """A quarter of the demo's run: 2,900 to 7,600 student requests instead of 21,000."""
 CHANGED = {
-    "calibration_alone": ["--teacher.warm_start.borrowed=0"],
-    "alone": ["--teacher.warm_start.borrowed=0", "--eval.include=[]"],
-    "blind": ["--teacher.warm_start.borrowed=0", "--eval.include=[]", "--teacher.blind=true"],
+    "calibration_borrowed": ["--teacher.warm_start.borrowed=0.5"],
+    "blind": ["--eval.include=[]", "--teacher.blind=true"],
+    "borrowed": ["--eval.include=[]", "--teacher.warm_start.borrowed=0.5"],
 }
 """What a kind of cell sets otherwise."""
 SEARCH_CALLS = 5000
 """Of best_static and of the router, each: about what the teacher's training requests."""
-RENAMED = {"alone": {"sft": "alone_sft", "trained": "alone"}, "blind": {"trained": "blind"}}
+RENAMED = {"blind": {"trained": "blind"}, "borrowed": {"sft": "borrowed_sft", "trained": "borrowed"}}
 """What a kind of cell that is measured beside `trained` calls the arms that it keeps."""
 ARMS = ("raw", "static", "majority", "untrained", "sft", "trained", "oracle")
 
@@ -72,8 +70,8 @@ def cells() -> list[dict[str, Any]]:
         return [{"kind": kind, "world": world.name, "seed": seed} for world in worlds]
 
     worlds = evenly(WORLDS)
-    first = of("calibration", CALIBRATION, 100) + of("calibration_alone", CALIBRATION, 100) + of("rivals", worlds, 0)
-    return first + [cell for seed in SEEDS for kind in ("trained", "alone", "blind") for cell in of(kind, worlds, seed)]
+    first = of("calibration", CALIBRATION, 100) + of("calibration_borrowed", CALIBRATION, 100) + of("rivals", worlds, 0)
+    return first + [cell for seed in SEEDS for kind in ("trained", "borrowed", "blind") for cell in of(kind, worlds, seed)]
 
 
 def world_of(name: str) -> Dialled:
@@ -189,7 +187,7 @@ def recount(run: dict[str, Any]) -> dict[str, Any]:
         for row in probe["counts"].split("; ")
     ]
     finds = [tuple(find) for find in probe["finds"]]
-    known = HALF_LEARNT if run["kind"].endswith("alone") else HALF_LEARNT_BORROWING
+    known = HALF_LEARNT_BORROWING if run["kind"].endswith("borrowed") else HALF_LEARNT
     told = outlook(tried, finds, half_learnt=known)
     few = size(read_config(None, [*world_of(run["world"]).flags(), *SETTINGS]), PROBED[1])
     return {

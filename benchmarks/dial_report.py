@@ -95,10 +95,10 @@ def headline(runs: Rows) -> dict[str, Any]:
         found |= {f"forecast_{name}": value for name, value in fit(measured, lambda run: float(run["forecast"])).items()}
     if calibrated := of_kind(runs, "calibration"):
         found["half_learnt"] = half_learnt(calibrated)
-    if calibrated := of_kind(runs, "calibration_alone"):
-        found["half_learnt_alone"] = half_learnt(calibrated)
-    if len(alone := of_kind(runs, "alone")) > 1:
-        found |= {"alone_cells": len(alone)} | {f"alone_{name}": value for name, value in fit(alone, arm="alone").items()}
+    if calibrated := of_kind(runs, "calibration_borrowed"):
+        found["half_learnt_borrowed"] = half_learnt(calibrated)
+    if len(borrowed := of_kind(runs, "borrowed")) > 1:
+        found |= {"borrowed_cells": len(borrowed)} | {f"borrowed_{name}": value for name, value in fit(borrowed, arm="borrowed").items()}
     null = [run for run in measured if run["null"]]
     if null:
         gains = [run["arms"]["trained"]["gain"] for run in null]
@@ -190,30 +190,30 @@ def tally(runs: Rows) -> str:
 
 
 def borrowing(runs: Rows) -> str:
-    """A line a world with head-room: the training without borrowed instructions (`alone`) and with them (`trained`), over the seeds that
+    """A line a world with head-room: the training without borrowed instructions (`trained`) and with them (`borrowed`), over the seeds that
     both have."""
-    columns = "world|seeds|router|alone|trained|difference (95 %)|alone against the router|trained against the router"
-    lines = ["| " + " | ".join([*columns.split("|"), "calls of the warm start, alone|trained"]) + " |", "|" + "---|" * 10]
+    columns = "world|seeds|router|trained|borrowed|difference (95 %)|trained against the router|borrowed against the router"
+    lines = ["| " + " | ".join([*columns.split("|"), "calls of the warm start, trained", "borrowed"]) + " |", "|" + "---|" * 10]
     rows: list[tuple[float, ...]] = []
     for world in WORLDS:
         here = [run for run in runs if run["world"] == world.name]
         arms = beside(here, world.name)
-        seeds = sorted(set(arms.get("alone", {})) & set(arms.get("trained", {})) if "router" in arms and not world.null else ())
+        seeds = sorted(set(arms.get("borrowed", {})) & set(arms.get("trained", {})) if "router" in arms and not world.null else ())
         if not seeds:
             continue
         arms = {name: {seed: arm[seed] for seed in seeds} for name, arm in arms.items() if set(seeds) <= set(arm)}
-        pairs = (("trained", "alone"), ("alone", "router"), ("trained", "router"))
+        pairs = (("borrowed", "trained"), ("trained", "router"), ("borrowed", "router"))
         found = [spread([bits(arms[a][seed]["bits"]) - bits(arms[b][seed]["bits"]) for seed in seeds]) for a, b in pairs]
-        asked = [statistics.fmean(run["requests"][name] for run in here if name in run["requests"]) for name in ("alone_sft", "sft")]
+        asked = [statistics.fmean(run["requests"][name] for run in here if name in run["requests"]) for name in ("sft", "borrowed_sft")]
         rows.append((*(one[0] for one in found), asked[1] / asked[0]))
-        shares = [percent(arms, name) for name in ("router", "alone", "trained")]
+        shares = [percent(arms, name) for name in ("router", "trained", "borrowed")]
         verdicts = [f"{points(one)}, {outcome(one)}" for one in found[1:]]
         cells = [world.name, str(len(seeds)), *shares, points(found[0]), *verdicts, *(f"{calls:,.0f}" for calls in asked)]
         lines.append("| " + " | ".join(cells) + " |")
     if rows:
         *mean, calls = [statistics.fmean(column) for column in zip(*rows, strict=True)]
         told = [f"{100 * part:+.1f}" for part in mean]
-        lines.append(f"| mean of {len(rows)} |  |  |  |  | {told[0]} | {told[1]} | {told[2]} |  | {calls:.2f} of alone |")
+        lines.append(f"| mean of {len(rows)} |  |  |  |  | {told[0]} | {told[1]} | {told[2]} |  | {calls:.2f} of that |")
     return "\n".join(lines)
 
 
@@ -231,8 +231,8 @@ def summary(runs: Rows) -> str:
         ("its median error, points", f"{found.get('few_median_error_points', math.nan):.1f}", ""),
         ("as said before training, by the estimators of the time: R²", f"{found.get('forecast_r2', math.nan):.3f}", ""),
         ("its median error, points", f"{found.get('forecast_median_error_points', math.nan):.1f}", ""),
-        (f"without borrowed instructions, {found.get('alone_cells', 0)} cells: R²", f"{found.get('alone_r2', math.nan):.3f}", "0.9"),
-        ("its median error, points", f"{found.get('alone_median_error_points', math.nan):.1f}", "5"),
+        (f"with borrowed instructions, {found.get('borrowed_cells', 0)} cells: R²", f"{found.get('borrowed_r2', math.nan):.3f}", "0.9"),
+        ("its median error, points", f"{found.get('borrowed_median_error_points', math.nan):.1f}", "5"),
         ("no head-room: the probe says do not train", null, "90 %"),
         ("no head-room: the gain's interval holds 0", holds, "all"),
         ("no head-room: mean gain, points", f"{found.get('null_gain', math.nan):+.1f}", "0"),

@@ -87,11 +87,11 @@ def test_the_constant_is_found_again_where_the_curve_holds():
 
 def test_the_constant_of_the_learning_curve_is_what_the_calibration_says_and_every_prediction_has_it() -> None:
     for run in (run for run in load_runs("dial") if "probe" in run):
-        probe, known = run["probe"], HALF_LEARNT if run["kind"].endswith("alone") else HALF_LEARNT_BORROWING
+        probe, known = run["probe"], HALF_LEARNT_BORROWING if run["kind"].endswith("borrowed") else HALF_LEARNT
         k, h = probe["solved"], probe["lessons"]
         learnt = k / (k + known * h) if k else 0.0
         assert probe["predicted_gain"]["value"] == pytest.approx(probe["reachable_gain"]["value"] * learnt, abs=0.015), "but for rounding"
-    for kind, known in (("calibration", HALF_LEARNT_BORROWING), ("calibration_alone", HALF_LEARNT)):
+    for kind, known in (("calibration", HALF_LEARNT), ("calibration_borrowed", HALF_LEARNT_BORROWING)):
         rows = of_kind(load_runs("dial"), kind)
         assert {row["world"] for row in rows} == {world.name for world in CALIBRATION}
         assert half_learnt(rows) == known
@@ -105,10 +105,10 @@ def test_a_probe_is_counted_again_from_what_its_row_keeps(greedy, monkeypatch):
     tried += [Tried(raw=1.0, repeated=None if greedy else 0)] * 5
     told = outlook(tried, [(400.0, 16)])
     old = {"calls": 7, "verdict": "train: of old", "answering": 0.0, "learnable_gain": {"value": 0.0, "low": 0.0, "high": 0.0}}
-    found = recount({"kind": "alone", "world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
+    found = recount({"kind": "trained", "world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
     assert found["few"] == 21 and found["predicted_by_few"] == pytest.approx(told.predicted.value)
     assert not found["verdict"].endswith("of old")
-    borrowing = recount({"kind": "trained", "world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
+    borrowing = recount({"kind": "borrowed", "world": "full-h0n0", "probe": {**old, "counts": packed(tried), "finds": [[400.0, 16]]}})
     assert borrowing["predicted_gain"]["value"] > told.predicted.value, "more is learnt of each question"
     assert found["reachable_gain"] == told.reachable.model_dump() and found["predicted_gain"] == told.predicted.model_dump()
     assert (found["calls"], found["solved"], found["lessons"]) == (7, round(told.solved, 1), round(told.lessons, 1))
