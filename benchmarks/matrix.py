@@ -88,14 +88,7 @@ def pair_of(folder: Path, *others: str) -> dict[str, Any]:
 def taught(teacher: str, student: str, others: dict[str, str], seed: int) -> dict[str, Any]:
     """Train a prompt teacher on one student; what it is worth there and on the others."""
     cells = {name: {"student": {"model": model}} for name, model in others.items()}
-    flags = [
-        *SETTINGS,
-        "--teacher.warm_start.borrowed=0",
-        "--eval.include=[]",
-        f"--seed={seed}",
-        f"--teacher.model={teacher}",
-        "--teacher.preset=lab",
-    ]
+    flags = [*SETTINGS, "--eval.include=[]", f"--seed={seed}", f"--teacher.model={teacher}", "--teacher.preset=lab"]
     flags.append(f"--student.model={student}")
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "WST_RUNS_DIR": f"{folder}/runs", "WST_CACHE_DIR": f"{folder}/cache", "OMP_NUM_THREADS": "1"}

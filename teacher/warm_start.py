@@ -3,7 +3,7 @@
 Every peer that works starts RL from a teacher that sometimes hits (DSP, M-Pilot, Promptist, RLT); from scratch a rare right instruction
 may never be sampled, and a family of questions is never found. Calls go where they can still tell something: each question is first asked
 raw, and where that is right silence is its best instruction; the others get instructions in waves until one of them made the student
-right, at most N each. From the second wave on, those that worked on similar questions come before new ones.
+right, at most N each. Where asked, those that worked on similar questions come before new ones from the second wave on.
 """
 
 from __future__ import annotations
