@@ -8,8 +8,8 @@ prediction, then trains a small teacher and measures it on the world's test ques
     trained      prediction; raw, static, majority (compute-matched raw), untrained, sft (the warm start alone), trained, oracle
     rivals       best_static and router on the same questions, with as many student calls as the teacher's training takes; they do not
                  depend on the seed
-    blind        the same training with the query hidden
-    borrowed     the same training, its warm start with borrowed instructions as shipped (`teacher.warm_start.borrowed`); all others without
+    alone        the same training without borrowed instructions (`teacher.warm_start.borrowed=0`): what they are worth
+    blind        the same training with the query hidden, which borrowing would look at: none here either
 
 Resumable: a cell that stands in the file is not repeated, and a killed run loses the cells under way. No cell begins after `--seconds`.
 `--report` makes the figures and the page's tables anew and runs nothing; `--predict` makes the predictions anew where an estimator
@@ -39,7 +39,7 @@ from teacher.run_directory import git_commit
 
 NAME = "dial"
 SEEDS = (0, 1, 2)
-KINDS = ("calibration", "trained", "rivals", "blind", "borrowed")
+KINDS = ("calibration", "trained", "rivals", "alone", "blind")
 TESTED = 250
 """Test questions a world: an interval of about +-5 points for a paired difference."""
 PROBED = (96, 8)
@@ -50,10 +50,10 @@ SETTINGS = [
 ]  # fmt: skip
 """A quarter of the demo's run: 2,900 to 7,600 student requests instead of 21,000."""
 ALONE = ["--teacher.warm_start.borrowed=0"]
-"""Of all kinds but `borrowed`: each question's instructions are its own."""
+"""Each question's instructions are its own."""
 SEARCH_CALLS = 5000
 """Of best_static and of the router, each: about what the teacher's training requests."""
-RENAMED = {"blind": {"trained": "blind"}, "borrowed": {"sft": "borrowed_sft", "trained": "borrowed"}}
+RENAMED = {"alone": {"sft": "alone_sft", "trained": "alone"}, "blind": {"trained": "blind"}}
 """What a kind of cell that is measured beside `trained` calls the arms that it keeps."""
 ARMS = ("raw", "static", "majority", "untrained", "sft", "trained", "oracle")
 
@@ -66,7 +66,7 @@ def cells() -> list[dict[str, Any]]:
 
     worlds = evenly(WORLDS)
     first = of("calibration", CALIBRATION, 100) + of("trained", worlds, 0)
-    return first + of("rivals", worlds, 0) + of("borrowed", worlds, 0) + of("blind", worlds, 0) + [
+    return first + of("rivals", worlds, 0) + of("alone", worlds, 0) + of("blind", worlds, 0) + [
         cell for seed in SEEDS[1:] for kind in ("trained", "blind") for cell in of(kind, worlds, seed)
     ]  # fmt: skip
 
@@ -130,9 +130,9 @@ def _taught(flags: list[str], kind: str) -> dict[str, Any]:
     from teacher.training import train
 
     started = time.process_time()
-    found: dict[str, Any] = {} if kind in ("blind", "borrowed") else {"probe": _probe(flags)}
+    found: dict[str, Any] = {} if kind in RENAMED else {"probe": _probe(flags)}
     found["probe_cpu_s"] = round(time.process_time() - started, 1)
-    changed = {"borrowed": ["--eval.include=[]"], "blind": [*ALONE, "--teacher.blind=true"]}.get(kind, ALONE)
+    changed = [*ALONE, "--eval.include=[]", f"--teacher.blind={str(kind == 'blind').lower()}"] if kind in RENAMED else []
     config = read_config(None, [*flags, *changed])
     with StopSignal() as stop:
         summary = train(config, None, stop, Processes())

@@ -184,24 +184,24 @@ def tally(runs: Rows) -> str:
 
 
 def borrowing(runs: Rows) -> str:
-    """A line a world in which both were measured on seed 0: the training without borrowed instructions and with them."""
-    columns = "world|router|trained|with borrowed|difference (95 %)|against the router, without|with|calls of the warm start, without|with"
+    """A line a world in which both were measured on seed 0: the training without borrowed instructions (`alone`) and as shipped."""
+    columns = "world|router|alone|trained|difference (95 %)|against the router, alone|trained|calls of the warm start, alone|trained"
     lines = ["| " + " | ".join(columns.split("|")) + " |", "|" + "---|" * 9]
     rows: list[tuple[float, float, float]] = []
     for world in WORLDS:
         here = [run for run in runs if run["world"] == world.name and run["seed"] == 0]
         asked = {name: calls for run in here for name, calls in run["requests"].items()}
         arms = beside(here, world.name)
-        if not {"trained", "borrowed", "router"} <= set(arms):
+        if not {"trained", "alone", "router"} <= set(arms):
             continue
         right = {name: bits(arm[0]["bits"]) for name, arm in arms.items()}
         gain, before, after = (
-            spread([right[a] - right[b]]) for a, b in (("borrowed", "trained"), ("trained", "router"), ("borrowed", "router"))
+            spread([right[a] - right[b]]) for a, b in (("trained", "alone"), ("alone", "router"), ("trained", "router"))
         )
         rows.append((gain[0], before[0], after[0]))
         verdicts = [f"{points(one)}, {outcome(one)}" for one in (before, after)]
-        shares = [percent(arms, name) for name in ("router", "trained", "borrowed")]
-        calls = [f"{asked[name]:,}" for name in ("sft", "borrowed_sft")]
+        shares = [percent(arms, name) for name in ("router", "alone", "trained")]
+        calls = [f"{asked[name]:,}" for name in ("alone_sft", "sft")]
         lines.append("| " + " | ".join([world.name, *shares, points(gain), *verdicts, *calls]) + " |")
     if rows:
         mean = [f"{100 * statistics.fmean(column):+.1f}" for column in zip(*rows, strict=True)]

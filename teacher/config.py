@@ -90,12 +90,12 @@ class WarmStartConfig(Settings):
     samples: int = Field(default=8, ge=2)
     """Instructions tried at most for a question that no earlier one solved, each costing `student.samples` calls. 8: the group size of
     Advisor Models."""
-    borrowed: float = Field(default=0.5, ge=0, le=1)
+    borrowed: float = Field(default=0.0, ge=0, le=1)
     """Share of those after the first four, rounded up by wave, that worked on similar questions, where there are such; 0 = all are new, as
-    they are anyway where the teacher advises on drafts or the answer is a choice or yes/no. Half: measured on the lab's dial alone."""
-    epochs: float = Field(default=2.0, gt=0)
-    """Passes over the rows to learn from, of which each question has two (the same one twice, where one instruction or silence was kept).
-    2, so that a text is seen two to four times: three times is usual for a few hundred rows."""
+    they are anyway where the teacher advises on drafts or the answer is a choice or yes/no. 0.5 takes a quarter off the warm start's calls,
+    for a run that can pay for few; such a teacher is surer of itself on questions told in a new way, where it is wrong too (docs/log.md)."""
+    epochs: float = Field(default=3.0, gt=0)
+    """Passes over the kept instructions. 3: usual for a few hundred rows."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Fine-tuning rate; 1e-5 is usual for full fine-tuning of small language models."""
     batch_size: int = Field(default=16, ge=1)
@@ -106,7 +106,7 @@ class WarmStartConfig(Settings):
     """JSON lines {"query", "instruction"} to learn from as well, e.g. what `teacher.collect` kept of a service's log."""
 
 
-LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=5.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
+LAB_WARM_START = WarmStartConfig(questions=1000, samples=24, epochs=10.0, learning_rate=2e-3, batch_size=32, weight_decay=0.5)
 
 
 class FilterConfig(Settings):

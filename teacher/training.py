@@ -35,7 +35,7 @@ from teacher.policy import TransformersPolicy, load_model, with_room
 from teacher.processes import Processes
 from teacher.run_directory import COMPLETE, RunDirectory, git_commit, mark_complete, write_json
 from teacher.validation import Validator
-from teacher.warm_start import KEPT, best_of_n, fine_tune, keep_best, logged_rows
+from teacher.warm_start import best_of_n, fine_tune, keep_best, logged_rows
 
 if TYPE_CHECKING:
     from teacher.train import StopSignal
@@ -76,10 +76,10 @@ def warm_start(parts: Parts) -> Path:
         ]
         solved = len({name for name, _ in kept})
         answers = len(episodes) * config.student.samples
-        parts.progress.say(f"warm start: {answers} answers for {len(asked)} questions, {solved} solved, {len(set(kept))} instructions kept")
+        parts.progress.say(f"warm start: {answers} answers for {len(asked)} questions, {solved} solved, {len(rows)} instructions kept")
     if warm is not None and warm.file is not None:
         given = logged_rows(warm.file, parts.prompt)
-        rows += KEPT * given
+        rows += given
         parts.progress.say(f"warm start: {len(given)} instructions from {warm.file}")
     if warm is not None and rows:
         work = run.path / "warm_start_work"

@@ -12,7 +12,6 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ AT_ONCE = 512
 MOSTLY = 0.75
 """Mean grade from which several answers of a student that samples count as right: three of four."""
 KEPT = 2
-"""Rows of a question to learn from, so that each weighs the same: where several texts often work, silence, which is one, would weigh less
-than words, and the teacher would speak on questions told in a new way (docs/log.md)."""
+"""Instructions kept a question at most, so that easy questions do not drown the rest."""
 
 
 async def best_of_n(
@@ -143,7 +141,7 @@ def pays(episode: Episode) -> bool:
 
 
 def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, str]]:
-    """(example id, instruction) of the paying episodes of highest value, KEPT a question: different ones, or the same again."""
+    """(example id, instruction) of the paying episodes of highest value, distinct, at most KEPT a question."""
     by_example: dict[str, dict[str, float]] = defaultdict(dict)
     for episode in episodes:
         if pays(episode) and (value := worth(episode)) is not None:
@@ -151,7 +149,7 @@ def keep_best(episodes: list[Episode], rng: random.Random) -> list[tuple[str, st
     kept: list[tuple[str, str]] = []
     for example_id, texts in by_example.items():
         best = [text for text in texts if texts[text] == max(texts.values())]
-        kept += [(example_id, text) for text in islice(cycle(rng.sample(best, min(KEPT, len(best)))), KEPT)]
+        kept += [(example_id, text) for text in rng.sample(best, min(KEPT, len(best)))]
     return kept
 
 
